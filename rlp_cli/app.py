@@ -1,0 +1,112 @@
+"""The `rlp` command: builds the Typer app, and turns what goes wrong into a message and an exit code.
+
+Nothing that is imported here may import torch, transformers or pydantic: `rlp --help` must be quick
+(tests/cli/test_startup.py). Commands import the engine inside their functions.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from rlp_cli.commands import clean, config, data, export, init, metrics, presets, report, run, stage, status
+from rlp_cli.options import with_output
+from rlp_cli.render import Output, hush, prepare_streams
+from rlp_engine.errors import RlpError
+
+# Typer carries its own copy of click since 0.2x; its public BadParameter leads to the classes of whichever it uses.
+_UsageError, _ClickException = typer.BadParameter.__mro__[1:3]
+
+RUNNING, LOOKING, KEEPING = "Run", "Look", "Keep"
+
+app = typer.Typer(
+    name="rlp",
+    help="Align a language model by Reward Learning on Policy. Start with: rlp run --preset quickstart",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from rlp_engine import __version__
+
+        Output().show(f"rlp {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _add(to: typer.Typer, name: str, function: object, panel: str | None = None) -> None:
+    to.command(name, rich_help_panel=panel)(with_output(function))  # type: ignore[arg-type]
+
+
+_add(app, "run", run.run, RUNNING)
+_add(app, "init", init.init, RUNNING)
+for _kind in stage.KINDS:
+    _add(app, _kind, stage.command_for(_kind), RUNNING)
+_add(app, "status", status.status, LOOKING)
+_add(app, "metrics", metrics.metrics, LOOKING)
+_add(app, "report", report.report, LOOKING)
+_add(app, "presets", presets.presets, LOOKING)
+
+_config = typer.Typer(help="Show, check or compare configs.", rich_markup_mode=None)
+_add(_config, "show", config.show)
+_add(_config, "check", config.check)
+_add(_config, "diff", config.diff)
+app.add_typer(_config, name="config", rich_help_panel=LOOKING)
+
+_data = typer.Typer(help="Look into data files.", rich_markup_mode=None)
+_data.callback()(lambda: None)  # keeps `check` a sub-command though it is the only one
+_add(_data, "check", data.check)
+app.add_typer(_data, name="data", rich_help_panel=LOOKING)
+
+_add(app, "export", export.export, KEEPING)
+_add(app, "clean", clean.clean, KEEPING)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line; never returns. Exit codes: see rlp_engine/errors.py."""
+    prepare_streams()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    words = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    output = Output(as_json="--json" in words, verbose="--verbose" in words, color="--no-color" not in words)
+    try:
+        code = app(args=arguments or ["--help"], prog_name="rlp", standalone_mode=False) or 0
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx else "rlp"
+        output.usage_error(error.format_message(), f"{command} --help")
+        code = error.exit_code
+    except _ClickException as error:
+        output.usage_error(error.format_message(), "rlp --help")
+        code = error.exit_code
+    except typer.Abort:
+        output.warn("stopped; nothing was changed")
+        code = 130
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        hush(sys.stdout)
+        code = 0
+    except RlpError as error:
+        if output.verbose:
+            output.traceback(traceback.format_exc())
+        output.error(error)
+        code = error.exit_code
+    except Exception as error:  # the one place that may: what nobody foresaw is our bug, told as one
+        output.bug(f"{type(error).__name__}: {error}", traceback.format_exc())
+        code = 1
+    sys.exit(code)

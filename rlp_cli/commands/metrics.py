@@ -1,0 +1,86 @@
+"""`rlp metrics DIR STAGE`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rlp_cli.options import RunDir
+from rlp_cli.render import Output
+from rlp_cli.text import number
+
+COLUMNS = 10  # on a terminal; --json and --csv give all
+
+
+def metrics(
+    output: Output,
+    run_dir: RunDir,
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="Such as ppo or round-1/spg/ppo.", show_default=False)],
+    last: Annotated[int, typer.Option("--last", min=1, help="Show this many steps.")] = 20,
+    samples: Annotated[bool, typer.Option("--samples", help="The answers that were saved last.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="All steps as CSV.")] = False,
+) -> None:
+    """Show what a training stage logged, also while it runs."""
+    from rlp_cli.stages import load_pipeline, one_stage
+    from rlp_engine.errors import ConfigError
+    from rlp_engine.run.events import MetricsLog
+    from rlp_engine.run.layout import METRICS_FILE, RunLayout
+
+    _, pipeline = load_pipeline(run_dir)
+    name = one_stage(stage, pipeline).name
+    layout = RunLayout(run_dir)
+    folder = next((f for f in (layout.partial(name), layout.stage(name)) if (f / METRICS_FILE).is_file()), None)
+    if folder is None:
+        mend = f"rlp status {run_dir} tells what has run"
+        raise ConfigError(f"stage {name} has logged no metrics", where=str(layout.stage(name)), mend=mend)
+    if samples:
+        _show_samples(output, folder, name)
+        return
+    rows = MetricsLog(folder / METRICS_FILE).read()
+    if as_csv:
+        output.text(_csv(rows))
+        return
+    chosen = rows[-last:]
+    keys = list(dict.fromkeys(key for row in chosen for key in row))
+    shown = keys if output.verbose else keys[:COLUMNS]
+    output.table(shown, [[number(row.get(key)) for key in shown] for row in chosen])
+    if len(shown) < len(keys):
+        output.say(f"and {len(keys) - len(shown)} more: --verbose, --json or --csv", "dim")
+    output.result({"stage": name, "steps": len(rows), "metrics": chosen})
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, keys, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _show_samples(output: Output, folder: Path, name: str) -> None:
+    from rlp_engine.errors import ConfigError
+    from rlp_engine.run.events import read_lines
+
+    files = sorted(folder.glob("samples/step_*.jsonl"))
+    if not files:
+        raise ConfigError(f"stage {name} has saved no answers", where=str(folder / "samples"), mend="ppo stages do")
+    rows = list(read_lines(files[-1]))
+    output.show(f"{name}, {files[-1].stem.replace('_', ' ')}", "head")
+    for row in rows:
+        numbers = "   ".join(f"{k} {number(v)}" for k, v in row.items() if isinstance(v, int | float))
+        output.show(f"\n{row.get('instruction', row.get('prompt_id', ''))}", "head")
+        if row.get("input"):
+            output.show(row["input"])
+        output.show(_indented(row.get("response", json.dumps(row))))
+        output.show(f"    {numbers}", "dim")
+    output.result({"stage": name, "file": str(files[-1]), "samples": rows})
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in str(text).splitlines())

@@ -1,0 +1,136 @@
+"""Plan, check, run: what `rlp run` and the commands of single stages share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from rlp_cli.asking import confirmed
+from rlp_cli.render import Output
+from rlp_cli.reporter import ConsoleReporter
+from rlp_cli.results import read_results, show_results, write_report
+from rlp_cli.text import toml_value
+from rlp_engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlp_engine.config.load import Resolved
+    from rlp_engine.config.schema import RunConfig
+    from rlp_engine.stages.plan import PlannedStage
+    from rlp_engine.stages.selection import Selection
+
+
+def with_changes(output: Output, run_dir: Path, sets: Sequence[str], *, dry_run: bool, yes: bool) -> Resolved:
+    """The run's config after --set. What changes is shown, and written when it may be."""
+    from rlp_engine.config.describe import differences
+    from rlp_engine.config.load import load_run, set_values
+
+    new = load_run(run_dir, sets)
+    if not sets:
+        return new
+    old = load_run(run_dir, check_files=False)
+    changes = differences(old, new)
+    for key, before, after in changes:
+        output.say(f"{key}: {toml_value(before)} -> {toml_value(after)}")
+    if not changes or dry_run:
+        return new
+    stale = _made_stale(run_dir, old, new)
+    if stale:
+        output.say(f"makes stale: {', '.join(stale)}  (what they made is moved to superseded/ when they run again)")
+        if not confirmed(output, f"change run.toml and make {len(stale)} finished stages stale?", yes=yes):
+            raise typer.Abort()
+    return set_values(run_dir, sets)
+
+
+def _made_stale(run_dir: Path, old: Resolved, new: Resolved) -> list[str]:
+    from rlp_engine.stages.pipeline import build_pipeline
+    from rlp_engine.stages.plan import plan
+
+    def done(resolved: Resolved) -> list[str]:
+        planned = plan(run_dir, build_pipeline(resolved.config), resolved.config)
+        return [stage.spec.name for stage in planned if stage.status == "done"]
+
+    still = set(done(new))
+    return [name for name in done(old) if name not in still]
+
+
+def run_stages(output: Output, run_dir: Path, resolved: Resolved, selection: Selection, *, dry_run: bool) -> None:
+    """Check what will run, then run it; with `dry_run` show it instead. Both give the same verdict."""
+    from rlp_engine.stages.pipeline import build_pipeline
+    from rlp_engine.stages.plan import plan
+
+    config = resolved.config
+    pipeline = build_pipeline(config)
+    planned = plan(run_dir, pipeline, config, selection)
+    due = [stage for stage in planned if stage.is_due]
+    if dry_run:
+        show_plan(output, planned)
+    require_all(config, {stage.spec.kind for stage in due}, where=str(run_dir / "run.toml"))
+    for stage in due:
+        if stage.refusal is not None:
+            raise stage.refusal
+    if dry_run:
+        output.show(f"Nothing was written. To do this: rlp run {run_dir}" if due else "Nothing to do.")
+        output.result({"run_dir": str(run_dir), "dry_run": True, "stages": [plan_object(stage) for stage in planned]})
+        return
+    if due:
+        from rlp_engine.stages.runner import execute
+
+        execute(run_dir, pipeline, config, selection, ConsoleReporter(output))
+    else:
+        output.say("nothing to do: every stage that was asked for is done")
+    _finish(output, run_dir, plan(run_dir, pipeline, config))
+
+
+def require_all(config: RunConfig, kinds: set[str], *, where: str) -> None:
+    """Raise all at once what stages of these kinds need and the config does not give."""
+    from rlp_engine.stages.pipeline import required_data
+
+    problems = required_data(config, kinds)
+    if "sft" in kinds and config.model.init == "pretrained" and not config.model.path:
+        problems.insert(0, ConfigError("stage sft needs model.path", mend="--set model.path=MODEL"))
+    for problem in problems:
+        problem.where = problem.where or where
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ConfigError(f"{len(problems)} things are not given", where=where, problems=list(problems))
+
+
+def _finish(output: Output, run_dir: Path, planned: Sequence[PlannedStage]) -> None:
+    """The results, the page, and what is left to do."""
+    results = read_results(run_dir) if any(_is_results(stage) for stage in planned) else None
+    report = write_report(run_dir)
+    if results:
+        output.show()
+        show_results(output, results)
+    left = [stage.spec.name for stage in planned if stage.is_due]
+    if left:
+        output.say(f"still to do: {', '.join(left)}   (rlp run {run_dir})")
+    output.show(f"report: {report}")
+    stages = [plan_object(stage) for stage in planned]
+    output.result({"run_dir": str(run_dir), "stages": stages, "results": results, "report": str(report)})
+
+
+def _is_results(stage: PlannedStage) -> bool:
+    return stage.spec.kind == "evaluate" and stage.status == "done"
+
+
+def show_plan(output: Output, planned: Sequence[PlannedStage]) -> None:
+    """What each stage is, what will become of it, and why."""
+    rows = [[stage.spec.name, stage.status, stage.will, stage.because] for stage in planned]
+    output.table(["stage", "status", "will", "because"], rows)
+
+
+def plan_object(stage: PlannedStage) -> dict[str, Any]:
+    """For --json."""
+    return {
+        "stage": stage.spec.name,
+        "kind": stage.spec.kind,
+        "status": stage.status,
+        "will": stage.will,
+        "because": stage.because,
+        "reasons": list(stage.reasons),
+    }

@@ -1,0 +1,204 @@
+"""The only module that prints.
+
+`Output` holds the four words every command takes: with --json one object goes to stdout and all else to
+stderr; --quiet leaves the answer, warnings and errors; --verbose adds detail; colour is for terminals only.
+Text is cleaned of terminal control sequences and never read as markup. A reader that closes the pipe
+(`| head`) ends the printing, not the work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rlp_cli.text import clean, redact, table_lines
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from rlp_engine.errors import RlpError
+
+_STYLES = {"error": "1;31", "warning": "33", "good": "32", "pending": "33", "dim": "2", "head": "1"}
+_NOT_ERRORS = {10, 130, 143}  # work is pending; somebody stopped the run: what was asked for, not a failure
+_STATUS_STYLES = {"done": "good", "failed": "error", "stale": "pending", "interrupted": "pending", "running": "pending"}
+
+
+class Output:
+    """Where a command's words go."""
+
+    def __init__(
+        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False, color: bool = True
+    ) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.verbose = verbose
+        self._out: TextIO = sys.stderr if as_json else sys.stdout
+        self._no_color = not color or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+        self._has_answered = False
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    @property
+    def on_terminal(self) -> bool:
+        """May progress bars be drawn?"""
+        return self._out.isatty() and os.environ.get("TERM") != "dumb"
+
+    def say(self, text: str = "", style: str = "") -> None:
+        """A line about the work; --quiet drops it."""
+        if not self.quiet:
+            self._write(self._out, text, style)
+
+    def show(self, text: str = "", style: str = "") -> None:
+        """A line of the answer. With --json the answer is the object, so the line is dropped."""
+        if not self.as_json:
+            self._write(self._out, text, style)
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], *, say: bool = False) -> None:
+        """A table as part of the answer, or (`say`) as a remark. A cell that is a status gets its colour."""
+        write = self.say if say else self.show
+        head, *lines = table_lines(headers, rows)
+        write(head, "dim")
+        for line, row in zip(lines, rows, strict=True):
+            status = next((cell for cell in row if cell in _STATUS_STYLES), "")
+            write(line, _STATUS_STYLES.get(status, ""))
+
+    def result(self, value: Any) -> None:
+        """With --json: the one object on stdout; an error after the answer goes to stderr alone.
+
+        ASCII, so that no terminal sees a raw control character.
+        """
+        if self.as_json and not self._has_answered:
+            self._has_answered = True
+            self._raw(sys.stdout, json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
+
+    def text(self, text: str) -> None:
+        """A file's worth of text on stdout as it is (CSV)."""
+        self._raw(sys.stdout, text)
+
+    def warn(self, text: str) -> None:
+        """Shown with --quiet too."""
+        first, *rest = text.splitlines() or [""]
+        self._write(sys.stderr, "\n".join([f"warning: {first}", *(f"         {line}" for line in rest)]), "warning")
+
+    def error(self, error: RlpError) -> None:
+        """The three-part message on stderr; with --json the same as an object on stdout."""
+        problems: Sequence[RlpError] = getattr(error, "problems", ())
+        self.stop_progress()
+        self.result(
+            {
+                "error": {
+                    **_error_object(error),
+                    "exit_code": error.exit_code,
+                    "problems": [*map(_error_object, problems)],
+                }
+            }
+        )
+        label = "" if error.exit_code in _NOT_ERRORS else "error: "
+        for one in problems or [error]:
+            self._error_parts(one.what, one.lines(), label)
+        if problems:
+            self._write(sys.stderr, f"{redact(error.what)}; nothing was started", "error")
+
+    def usage_error(self, what: str, mend: str) -> None:
+        """A wrong command line."""
+        self.result({"error": {"kind": "UsageError", "what": what, "mend": mend, "exit_code": 2, "problems": []}})
+        self._error_parts(what, [("mend", mend)])
+
+    def bug(self, what: str, traceback: str) -> None:
+        """An exception that no one foresaw: our fault, and said so."""
+        self.stop_progress()
+        self.result({"error": {"kind": "bug", "what": redact(what), "exit_code": 1, "problems": []}})
+        self._write(sys.stderr, redact(traceback).rstrip())
+        mend = "this is a bug in rlp: please report it with the lines above and the output of rlp --version"
+        self._error_parts(what, [("mend", mend)])
+
+    def traceback(self, text: str) -> None:
+        """Detail for --verbose."""
+        self._write(sys.stderr, redact(text).rstrip(), "dim")
+
+    def _error_parts(self, what: str, parts: Sequence[tuple[str, str]], label: str = "error: ") -> None:
+        self._write(sys.stderr, f"{label}{redact(what)}", "error" if label else "warning")
+        labels = dict(parts)
+        if "found" in labels and "want" in labels and len(labels["found"] + labels["want"]) < 100:
+            parts = [(k, f"{v}      want: {labels['want']}" if k == "found" else v) for k, v in parts if k != "want"]
+        for label, text in parts:
+            self._write(sys.stderr, f"  {label + ':':<6} {redact(text)}")
+
+    # --- progress
+
+    def progress(self, label: str, done: int, total: int, detail: str) -> None:
+        """Draw or move the bar at the bottom of a terminal. Anywhere else nothing happens."""
+        if self.quiet or not self.on_terminal:
+            return
+        if self._progress is None or self._task is None:
+            self._progress, self._task = _new_progress(self._out, no_color=self._no_color)
+            self._progress.start()
+        self._progress.update(self._task, description=clean(label), completed=done, total=total, detail=clean(detail))
+
+    def stop_progress(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = self._task = None
+
+    # --- writing
+
+    def _write(self, stream: TextIO, text: str, style: str = "") -> None:
+        text = clean(text)
+        if self._progress is not None:  # lines go above the bar
+            from rich.text import Text
+
+            # Text, not str: what looks like markup in a model's answer is printed, not obeyed.
+            self._progress.console.print(Text(text, style=_RICH.get(style, "")), soft_wrap=True)
+            return
+        if style and stream.isatty() and not self._no_color:
+            text = f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+        self._raw(stream, text + "\n")
+
+    def _raw(self, stream: TextIO, text: str) -> None:
+        try:
+            stream.write(text)
+            stream.flush()
+        except BrokenPipeError:
+            hush(stream)
+
+
+_RICH = {"error": "bold red", "warning": "yellow", "good": "green", "pending": "yellow", "dim": "dim", "head": "bold"}
+
+
+def hush(stream: TextIO) -> None:
+    """Send what still comes to nowhere: the reader is gone, and Python would complain at exit otherwise."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def prepare_streams() -> None:
+    """A terminal that knows only ASCII gets \\u escapes instead of an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _error_object(error: RlpError) -> Mapping[str, str]:
+    parts = {label: redact(text) for label, text in error.lines()}
+    return {"kind": type(error).__name__, "what": redact(error.what), **parts}
+
+
+def _new_progress(stream: TextIO, *, no_color: bool) -> tuple[Progress, TaskID]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
+        console=Console(file=stream, no_color=no_color),
+        transient=True,
+    )
+    return progress, progress.add_task("", total=None, detail="")

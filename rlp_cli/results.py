@@ -1,0 +1,73 @@
+"""What a run came to: the tables of evaluate/results.json and the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rlp_cli.render import Output
+from rlp_cli.text import number
+
+
+def read_results(run_dir: Path) -> dict[str, Any] | None:
+    """evaluate/results.json, or None before `evaluate` is done."""
+    from rlp_engine.errors import CorruptArtifactError
+    from rlp_engine.run.layout import RunLayout
+
+    path = RunLayout(run_dir).stage("evaluate") / "results.json"
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        mend = f"rlp run {run_dir} --force evaluate"
+        raise CorruptArtifactError(
+            "results.json cannot be read", where=str(path), found=str(error), mend=mend
+        ) from None
+
+
+def show_results(output: Output, results: dict[str, Any]) -> None:
+    """Win-rates of the policies, then accuracies of the reward models."""
+    policies = results["policies"]
+    parts = list(dict.fromkeys(part for row in policies for part in row.get("parts") or {}))
+    headers = ["policy", "win-rate %", "±", "score", "kl", "tokens", *parts]
+    rows = [
+        [
+            row["name"],
+            _fixed(row["win_rate"], 1),
+            _fixed(row["standard_error"], 1),
+            number(row["mean_score"]),
+            number(row["kl"]),
+            _fixed(row["mean_tokens"], 1),
+            *(number((row.get("parts") or {}).get(part)) for part in parts),
+        ]
+        for row in policies
+    ]
+    output.table(headers, rows)
+    models = results.get("reward_models") or []
+    sets = list(dict.fromkeys(name for row in models for name in row["accuracy"]))
+    if sets:
+        output.show()
+        output.table(
+            ["reward model, accuracy % on samples of", *sets],
+            [[row["name"], *(_accuracy(row["accuracy"].get(name)) for name in sets)] for row in models],
+        )
+
+
+def write_report(run_dir: Path) -> Path:
+    """report.html of what there is so far."""
+    from rlp_engine.report import write_report as write
+    from rlp_engine.run.layout import RunLayout
+
+    path = RunLayout(run_dir).report
+    write(run_dir, read_results(run_dir), path)
+    return path
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _accuracy(entry: dict[str, Any] | None) -> str:
+    return "-" if not entry or entry["accuracy"] is None else f"{100 * entry['accuracy']:.1f}"

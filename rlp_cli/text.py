@@ -1,0 +1,97 @@
+"""Text for a terminal: cleaned, cut, aligned. Pure; `render.py` prints it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+# Whole escape sequences first (CSI, OSC and its relatives up to BEL or ST, two-byte ones), so that their letters go
+# too; then lone control characters but newline and tab; then marks that reverse the direction of a line.
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]?|\x9b[0-?]*[ -/]*[@-~]", re.S
+)
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_SECRET = re.compile(r"\b(hf_|sk-|api_|ghp_)[A-Za-z0-9_-]{16,}")
+_SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY")
+
+
+def clean(text: str) -> str:
+    """The text without terminal control sequences. What a model or a data file says must not drive a terminal."""
+    return _CONTROLS.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n")))
+
+
+def one_line(text: str, width: int = 0) -> str:
+    """Cleaned, with line breaks and tabs shown as spaces, cut to `width` characters (0 = not cut)."""
+    flat = " ".join(clean(text).split())
+    return flat if not width or len(flat) <= width else flat[: width - 1] + "…"
+
+
+def redact(text: str) -> str:
+    """Without secrets: values of environment variables that are named like one, and what looks like a token."""
+    for name, value in os.environ.items():
+        if _SECRET_NAMES.search(name.upper()) and len(value) >= 8:
+            text = text.replace(value, "***")
+    return _SECRET.sub("***", text)
+
+
+def table_lines(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned columns, two spaces in front and three between; numbers to the right."""
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(len(header), *(len(row[i]) for row in cells), 0) for i, header in enumerate(headers)]
+    right = [bool(cells) and all(_NUMBER.fullmatch(row[i]) for row in cells if row[i]) for i in range(len(headers))]
+
+    def line(row: Sequence[str]) -> str:
+        parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        return ("  " + "   ".join(parts)).rstrip()
+
+    return [line(headers), *(line(row) for row in cells)]
+
+
+_NUMBER = re.compile(r"[-+±]?[\d ,.]+(e[-+]?\d+)?( ?[%s])?|-")
+
+
+def number(value: Any) -> str:
+    """A number as people read it: four significant digits, whole numbers whole, "-" for none."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """3.2 s, 4 min 05 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def size(num_bytes: int) -> str:
+    """1.5 GiB."""
+    amount = float(num_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+def toml_value(value: Any) -> str:
+    """A config value as run.toml would spell it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + "}"
+    return str(value)

@@ -1,0 +1,1 @@
+"""What a run is told: the schema (`schema`), and how files and flags become one (`load`)."""

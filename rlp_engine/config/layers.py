@@ -1,0 +1,106 @@
+"""Where config values come from: the schema's defaults, a preset's file, run.toml, `--set`.
+
+A key is a path of names; a source is a `Layer` of paths and values that knows on which line each stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlp_engine.config.presets import preset_path
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.toml_text import KeyPath, key_lines, parse_key, parse_toml, parse_value
+from rlp_engine.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values of one source, and the words that say where a key of it stands."""
+
+    source: str
+    values: Mapping[KeyPath, Any]
+    file: str = ""
+    lines: Mapping[KeyPath, int] = field(default_factory=dict)
+
+    def place(self, path: KeyPath) -> str:
+        if not self.file:
+            return f"--set {'.'.join(path)}"
+        for length in range(len(path), 0, -1):  # a key of an inline table stands on the table's line
+            if path[:length] in self.lines:
+                return f"{self.file}, line {self.lines[path[:length]]}"
+        return self.file
+
+
+def file_layer(path: Path, source: str) -> Layer:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text", where=f"byte {error.start}", mend="save it as UTF-8") from None
+    values = parse_toml(text, str(path))
+    return Layer(source, dict(leaves(values, defaults())), str(path), key_lines(text))
+
+
+def preset_layer(name: Any, where: str = "") -> Layer:
+    try:
+        return file_layer(preset_path(str(name)), f"preset {name}")
+    except ConfigError as error:
+        raise ConfigError(error.what, where=where or error.where, mend=error.mend) from None
+
+
+def set_layer(sets: Sequence[str]) -> Layer:
+    return Layer("--set", parse_sets(sets))
+
+
+def parse_sets(sets: Sequence[str]) -> dict[KeyPath, Any]:
+    values: dict[KeyPath, Any] = {}
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: want KEY=VALUE", where="--set", mend="for example --set ppo.steps=40")
+        path = parse_key(key.strip())
+        values[path] = parse_value(value.strip(), at(defaults(), path))
+    return values
+
+
+def defaults() -> dict[str, Any]:
+    return RunConfig().model_dump(mode="json")
+
+
+def at(tree: Any, path: KeyPath) -> Any:
+    for part in path:
+        if not isinstance(tree, dict) or part not in tree:
+            return None
+        tree = tree[part]
+    return tree
+
+
+def leaves(tree: Mapping[str, Any], schema: Any, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """(path, value) of every key. A free-form table (`where`, `fields`) is one value; so is a table nobody knows."""
+    for key, value in tree.items():
+        below = schema.get(key) if isinstance(schema, dict) else None
+        if isinstance(value, dict) and isinstance(below, dict) and below:
+            yield from leaves(value, below, (*prefix, key))
+        else:
+            yield (*prefix, key), value
+
+
+def all_keys() -> list[str]:
+    schema = defaults()
+    return [".".join(path) for path, _ in leaves(schema, schema)]
+
+
+def key_of(path: KeyPath, keys: Mapping[str, str]) -> str:
+    """The schema's key that this path sets: `data.test.fields.output` sets a part of `data.test.fields`."""
+    names = [".".join(path[:length]) for length in range(len(path), 0, -1)]
+    return next((name for name in names if name in keys), names[0])
+
+
+def put(tree: dict[str, Any], path: KeyPath, value: Any) -> None:
+    for part in path[:-1]:
+        if not isinstance(tree.get(part), dict):
+            tree[part] = {}
+        tree = tree[part]
+    tree[path[-1]] = value

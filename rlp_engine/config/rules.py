@@ -1,0 +1,228 @@
+"""Rules between keys, and the files that keys name: what a single field cannot say about itself.
+
+Every rule gives `Problem`s, each with the keys it is about; `load.py` turns them into errors with
+a line. Which data tables a stage needs is the pipeline's to say (`stages/pipeline.required_data`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlp_engine.config.schema import METHODS, MULTI_VIEW, DataFile, RunConfig
+
+ALPACAFARM = {
+    "ppo.kl_estimator": "clamped",
+    "ppo.whiten_rewards": "keep-mean",
+    "ppo.mask_padding": False,
+    "refine_rm.multi_view.beta_ramp": 0.0,
+    "refine_rm.multi_view.beta_end": 1.0,
+    "refine_rm.multi_view.warmup_steps": 0,
+}
+"""What `fidelity = "alpacafarm"` makes of these keys: PPO as AlpacaFarm ran it, L_M as the paper writes it."""
+
+DATA_TABLES = ("demonstrations", "preferences", "preference_instructions", "unlabeled", "validation", "test")
+
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, with the dotted keys it is about (the first is where to look), and how to mend it."""
+
+    keys: tuple[str, ...]
+    what: str
+    mend: str
+
+
+def cross_field_problems(config: RunConfig) -> list[Problem]:
+    """Every rule between keys that this config breaks."""
+    rules = (_methods, _batches, _sandbox, _judges, _collect, _models, _ppo)
+    return [problem for rule in rules for problem in rule(config)]
+
+
+def nearest(word: str, words: list[str] | tuple[str, ...]) -> str:
+    """ "did you mean 'X'?  ", or nothing when no word is near."""
+    near = difflib.get_close_matches(word, words, n=1)
+    return f"did you mean '{near[0]}'?  " if near else ""
+
+
+def _methods(config: RunConfig) -> Iterator[Problem]:
+    for name in config.methods:
+        if name not in METHODS:
+            yield Problem(
+                ("methods",), f"there is no method '{name}'", f"{nearest(name, METHODS)}Methods: {', '.join(METHODS)}"
+            )
+    doubled = sorted({name for name in config.methods if config.methods.count(name) > 1})
+    if doubled:
+        yield Problem(("methods",), f"methods names {', '.join(doubled)} more than once", "name each method once")
+    match = config.refine_rm.reseed.match
+    if "reseed" in config.methods and (match == "reseed" or match not in config.methods):
+        yield Problem(
+            ("refine_rm.reseed.match", "methods"),
+            f"refine_rm.reseed.match = '{match}', which is not another method of this run",
+            f"name one of: {', '.join(m for m in config.methods if m != 'reseed') or '(add a method to methods)'}",
+        )
+
+
+def _batches(config: RunConfig) -> Iterator[Problem]:
+    """Batch words count samples, and each is a whole number of the next smaller one."""
+    pairs = [(f"{name}.minibatch", f"{name}.microbatch") for name in ("sft", "train_rm", "refine_rm", "ppo")]
+    pairs.append(("ppo.rollout_batch", "ppo.minibatch"))
+    if any(method in MULTI_VIEW for method in config.methods):
+        pairs.append(("refine_rm.multi_view.pairs_per_step", "refine_rm.multi_view.microbatch"))
+    for large, small in pairs:
+        whole, part = value_of(config, large), value_of(config, small)
+        if whole % part:
+            below, above = whole // part * part, (whole // part + 1) * part
+            near = " or ".join(str(number) for number in (below, above) if number)
+            yield Problem(
+                (large, small), f"{large} = {whole} is not a multiple of {small} = {part}", f"--set {large}={near}"
+            )
+
+
+def _sandbox(config: RunConfig) -> Iterator[Problem]:
+    mend = "set data.source = 'sandbox', or choose another"
+    if config.data.source == "sandbox":
+        for table in DATA_TABLES:
+            if getattr(config.data, table).path:
+                key = f"data.{table}.path"
+                yield Problem(
+                    (key, "data.source"), f"{key} is not read when data.source = 'sandbox'", "remove one of them"
+                )
+        if config.collect.source == "file":
+            yield Problem(
+                ("collect.source", "data.source"),
+                "collect.source = 'file', but the sandbox has no file of pairs",
+                "set collect.source = 'annotator'",
+            )
+        return
+    if config.collect.source == "annotator" and config.collect.annotator.kind == "gold":
+        yield Problem(("collect.annotator.kind", "data.source"), "a gold annotator exists only in the sandbox", mend)
+    if config.evaluate.judge.kind == "gold":
+        yield Problem(("evaluate.judge.kind", "data.source"), "a gold judge exists only in the sandbox", mend)
+    if config.synthesize.equivalence.kind == "sandbox":
+        what = "synthesize.equivalence.kind = 'sandbox' knows only what the sandbox's answers mean"
+        yield Problem(("synthesize.equivalence.kind", "data.source"), what, mend)
+
+
+def _judges(config: RunConfig) -> Iterator[Problem]:
+    annotates = config.collect.source == "annotator"
+    judges = [
+        ("evaluate.judge", config.evaluate.judge, True),
+        ("collect.annotator", config.collect.annotator, annotates),
+    ]
+    for key, judge, used in judges:
+        if used and judge.kind == "gold" and judge.path:
+            yield Problem(
+                (f"{key}.path", f"{key}.kind"), f"{key}.path is not read when {key}.kind = 'gold'", "remove one"
+            )
+
+
+def _collect(config: RunConfig) -> Iterator[Problem]:
+    if (
+        config.collect.source == "file"
+        and config.collect.label_noise.flip_share + config.collect.label_noise.temperature
+    ):
+        yield Problem(
+            ("collect.label_noise", "collect.source"),
+            "collect.label_noise is the annotator's, and collect.source = 'file' has none",
+            "remove collect.label_noise",
+        )
+
+
+def _models(config: RunConfig) -> Iterator[Problem]:
+    model, limits = config.model, config.generation
+    if model.init == "pretrained":
+        return
+    scratch = model.scratch
+    if model.path:
+        yield Problem(("model.path", "model.init"), "model.path is not read when model.init = 'scratch'", "remove one")
+    if scratch.hidden_size % scratch.num_heads:
+        what = f"model.scratch.hidden_size = {scratch.hidden_size} is not a multiple of num_heads = {scratch.num_heads}"
+        yield Problem(("model.scratch.hidden_size", "model.scratch.num_heads"), what, "every head has the same width")
+    if scratch.num_kv_heads and scratch.num_heads % scratch.num_kv_heads:
+        what = (
+            f"model.scratch.num_heads = {scratch.num_heads} is not a multiple of num_kv_heads = {scratch.num_kv_heads}"
+        )
+        yield Problem(("model.scratch.num_kv_heads", "model.scratch.num_heads"), what, "0 = as many as heads")
+    if model.template == "chat":
+        what = "a model from scratch has no chat template"
+        yield Problem(("model.template", "model.init"), what, "set model.template = 'alpaca' or 'plain'")
+    tokens = limits.max_prompt_tokens + limits.max_new_tokens
+    if tokens > scratch.max_position_embeddings:
+        yield Problem(
+            ("model.scratch.max_position_embeddings", "generation.max_prompt_tokens", "generation.max_new_tokens"),
+            f"generation wants {tokens} tokens, the model has {scratch.max_position_embeddings} positions",
+            f"--set model.scratch.max_position_embeddings={tokens}",
+        )
+
+
+def _ppo(config: RunConfig) -> Iterator[Problem]:
+    if any(step <= 0 for step in config.ppo.candidates):
+        yield Problem(("ppo.candidates",), "ppo.candidates are steps, counted from 1", "remove what is not positive")
+    for section in ("sft", "train_rm", "refine_rm", "ppo"):
+        key = f"{section}.optimizer.adam_betas"
+        if not all(0 <= beta < 1 for beta in value_of(config, key)):
+            yield Problem(
+                (key,), f"{key} = {list(value_of(config, key))}: both must lie in [0, 1)", "AdamW's are 0.9, 0.999"
+            )
+
+
+def value_of(config: RunConfig, key: str) -> Any:
+    """config.a.b for "a.b"."""
+    node = config
+    for part in key.split("."):
+        node = getattr(node, part)
+    return node
+
+
+def file_problems(config: RunConfig) -> list[Problem]:
+    """Local files and folders that the config names and that are not there. Hub ids are not looked up."""
+    problems = []
+    for table in DATA_TABLES:
+        file: DataFile = getattr(config.data, table)
+        problems += _missing_data(f"data.{table}.path", file.path)
+        problems += _missing_data(f"data.{table}.columns_from", file.columns_from)
+    models = {
+        "model.path": config.model.path,
+        "sft.ready_model": config.sft.ready_model,
+        "train_rm.base_model": config.train_rm.base_model,
+        "collect.annotator.path": config.collect.annotator.path,
+        "evaluate.judge.path": config.evaluate.judge.path,
+        "synthesize.equivalence.model": config.synthesize.equivalence.model,
+    }
+    for key, path in models.items():
+        problems += _missing_model(key, path)
+    return problems
+
+
+def _missing_data(key: str, path: str) -> list[Problem]:
+    if not path or path.startswith("hub:") or path.startswith("hf://"):
+        return []
+    if "://" in path:
+        return [Problem((key,), f"{key} = '{path}' is no address we read", "a local file, hf://... or hub:OWNER/NAME")]
+    local = Path(path).expanduser()
+    if local.is_file():
+        return []
+    what = f"{key} = '{path}' is a folder, not a file" if local.is_dir() else f"{key} names a file that is not there"
+    return [Problem((key,), what, f"looked for {local.absolute()} (relative paths count from the current folder)")]
+
+
+def _missing_model(key: str, path: str) -> list[Problem]:
+    if not path:
+        return []
+    local = Path(path).expanduser()
+    if local.is_dir():
+        if (local / "config.json").is_file():
+            return []
+        return [Problem((key,), f"{key} = '{path}' is a folder without config.json", "want what save_pretrained wrote")]
+    if HUB_ID.fullmatch(path) and not local.exists():  # only the hub can answer for it
+        return []
+    mend = f"looked for {local.absolute()}; a model of the hub is called OWNER/NAME"
+    return [Problem((key,), f"{key} names a model folder that is not there", mend)]

@@ -1,0 +1,167 @@
+"""TOML as text: on which line a key stands, how a `KEY=VALUE` is read, how a value is changed in place.
+
+`tomllib` tells values and no lines; `tomlkit` keeps comments and tells no lines either. Both are used
+for what they do, and `key_lines` finds the lines.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tomlkit
+from tomlkit.items import AbstractTable
+
+from rlp_engine.errors import ConfigError
+
+KeyPath = tuple[str, ...]
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The values of a TOML text.
+
+    Raises:
+        ConfigError: naming `where` and the line, when the text is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        what, _, place = str(error).rpartition(" (at ")
+        line = place.rstrip(")").split(",")[0]  # "line 3, column 9" or "end of document"
+        what = re.sub(r"\(([^()]*?),?\)", lambda m: m[1].replace("', '", "."), what)  # ('a', 'b') -> 'a.b'
+        mend = "TOML wants text in quotes, true and false in lower case, and every key once"
+        raise ConfigError(
+            f"not TOML: {what or error}", where=f"{where}, {line}" if what else where, mend=mend
+        ) from None
+
+
+def parse_key(text: str) -> KeyPath:
+    """'data.test."a b"' -> ("data", "test", "a b").
+
+    Raises:
+        ConfigError: when it is not a TOML key.
+    """
+    bad = ConfigError(
+        f"'{text}' is not a key", where="--set", mend="write --set SECTION.KEY=VALUE, for example ppo.steps=40"
+    )
+    if "\n" in text:
+        raise bad
+    try:
+        node: Any = tomllib.loads(f"{text} = 0")
+    except tomllib.TOMLDecodeError:
+        raise bad from None
+    path: list[str] = []
+    while isinstance(node, dict):
+        if len(node) != 1:  # "a = 1 # " would hide the rest
+            raise bad
+        key, node = next(iter(node.items()))
+        path.append(key)
+    if node != 0:
+        raise bad
+    return tuple(path)
+
+
+def parse_value(text: str, like: Any) -> Any:
+    """The VALUE of a `--set KEY=VALUE`: a TOML value; or plain text, read as the type of `like` (the key's default)."""
+    value = _toml_value(text)
+    if isinstance(like, str):
+        return value if isinstance(value, str) else text
+    if isinstance(like, list) and not isinstance(value, list):
+        inner = like[0] if like else ""
+        return [parse_value(part.strip(), inner) for part in text.split(",") if part.strip()]
+    if isinstance(like, bool):
+        return {"true": True, "false": False}.get(text.lower(), value)
+    if isinstance(like, int | float) and isinstance(value, str | float):
+        return _number(text, value, whole=isinstance(like, int))
+    return value
+
+
+def _toml_value(text: str) -> Any:
+    if "\n" in text:
+        return text
+    try:
+        values = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return values["value"]
+
+
+def _number(text: str, value: Any, *, whole: bool) -> Any:
+    """`.5` and `1e3` are no TOML integers or floats, and everyone writes them."""
+    try:
+        number = float(text)
+    except ValueError:
+        return value
+    return int(number) if whole and number.is_integer() else number
+
+
+def key_lines(text: str) -> dict[KeyPath, int]:
+    """The line (from 1) of every table and key of a valid TOML text. Keys inside an inline table are not listed."""
+    table: KeyPath = ()
+    lines: dict[KeyPath, int] = {}
+    for number, statement in _statements(text):
+        if statement.startswith("["):
+            table = _header(statement)
+            lines.setdefault(table, number)
+        else:
+            lines.setdefault(table + _key_of(statement), number)
+    return lines
+
+
+def _header(statement: str) -> KeyPath:
+    path: list[str] = []
+    node: Any = tomllib.loads(statement)
+    while node:
+        if isinstance(node, list):  # [[table]]
+            node = node[0]
+            continue
+        key, node = next(iter(node.items()))
+        path.append(key)
+    return tuple(path)
+
+
+def _key_of(statement: str) -> KeyPath:
+    for place, letter in enumerate(statement):
+        if letter == "=":
+            try:
+                return parse_key(statement[:place])
+            except ConfigError:
+                continue  # this one stands inside a quoted key
+    raise AssertionError(f"a statement without a key: {statement!r}")
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """(first line, text) of each `key = value` or `[table]`; a value may take several lines."""
+    pending, start = "", 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not pending and (not line.strip() or line.lstrip().startswith("#")):
+            continue
+        start = start if pending else number
+        pending = f"{pending}\n{line}" if pending else line.strip()
+        try:
+            tomllib.loads(pending)
+        except tomllib.TOMLDecodeError:
+            continue  # the value goes on
+        yield start, pending
+        pending = ""
+
+
+def with_values(text: str, values: Mapping[KeyPath, Any]) -> str:
+    """The text with these keys set; comments, order and all other lines stay.
+
+    Raises:
+        ConfigError: when a key runs through something that is not a table.
+    """
+    document = tomlkit.parse(text)
+    for path, value in values.items():
+        node: Any = document
+        for part in path[:-1]:
+            if part not in node:
+                node[part] = tomlkit.table(is_super_table=False)
+            node = node[part]
+            if not isinstance(node, AbstractTable | dict):
+                raise ConfigError(f"'{'.'.join(path)}' cannot be set: '{part}' is not a table in the file")
+        node[path[-1]] = value
+    return tomlkit.dumps(document)

@@ -1,0 +1,1 @@
+"""Typed rows and what makes them: readers, templates, batching."""

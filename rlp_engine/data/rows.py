@@ -1,0 +1,131 @@
+"""Our own row files: written once, atomically, and read back exactly.
+
+One JSON object a line, the fields of one dataclass of `records.py`, UTF-8 with "\\n" line ends. The same
+rows give the same bytes. What users bring is read by `readers.py`; here anything unexpected means that
+the artifact was damaged after it was written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rlp_engine.data.records import Demonstration, PreferencePair, Prompt, Sample
+from rlp_engine.errors import CorruptArtifactError
+
+T = TypeVar("T")
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
+    """Write dataclasses to `path`, one a line; the file appears in one rename, whole.
+
+    Returns:
+        The number of rows. The rows may be an iterator: they are written as they come.
+
+    Raises:
+        ValueError: a number is NaN or infinite; JSON has no such numbers.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as handle:
+            for row in rows:
+                handle.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False) + "\n")
+                count += 1
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(partial, 0o666 & ~_umask())  # mkstemp makes 0600, which others of a shared run could not read
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+    return count
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """All prompts of one of our files, in file order. Raises CorruptArtifactError with file:line."""
+    return list(iterate_prompts(path))
+
+
+def read_demonstrations(path: Path) -> list[Demonstration]:
+    """All demonstrations of one of our files, in file order. Raises CorruptArtifactError with file:line."""
+    return list(iterate_demonstrations(path))
+
+
+def read_pairs(path: Path) -> list[PreferencePair]:
+    """All preference pairs of one of our files, in file order. Raises CorruptArtifactError with file:line."""
+    return list(iterate_pairs(path))
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """All samples of one of our files, in file order. Raises CorruptArtifactError with file:line."""
+    return list(iterate_samples(path))
+
+
+def iterate_prompts(path: Path) -> Iterator[Prompt]:
+    """As `read_prompts`, one row in memory at a time."""
+    return _iterate(path, lambda values: _build(Prompt, values))
+
+
+def iterate_demonstrations(path: Path) -> Iterator[Demonstration]:
+    """As `read_demonstrations`, one row in memory at a time."""
+    return _iterate(path, lambda values: _build(Demonstration, values))
+
+
+def iterate_pairs(path: Path) -> Iterator[PreferencePair]:
+    """As `read_pairs`, one row in memory at a time."""
+    return _iterate(path, lambda values: _build(PreferencePair, values))
+
+
+def iterate_samples(path: Path) -> Iterator[Sample]:
+    """As `read_samples`, one row in memory at a time."""
+    return _iterate(path, lambda values: _build(Sample, values))
+
+
+def _iterate(path: Path, build: Callable[[Any], T]) -> Iterator[T]:
+    # Bytes, so that only "\n" ends a line: text mode would end one at other separators as well.
+    with open(path, "rb") as handle:
+        for number, line in enumerate(handle, 1):
+            try:
+                yield build(json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise CorruptArtifactError(
+                    f"a row of {Path(path).name} cannot be read: {error}",
+                    where=f"{path}:{number}",
+                    mend="run the stage that made it again (rlp status DIR --verify lists damaged outputs)",
+                ) from error
+
+
+def _build(kind: type[T], values: Any) -> T:
+    """A record with exactly the fields of its class. Raises TypeError or ValueError for anything else."""
+    if not isinstance(values, dict):
+        raise TypeError(f"want an object, found {type(values).__name__}")
+    if "prompt" in values:
+        values["prompt"] = _build(Prompt, values["prompt"])
+    missing = {field.name for field in dataclasses.fields(kind)} - values.keys()
+    if missing:
+        raise ValueError(f"lacks {', '.join(sorted(missing))}")
+    return kind(**values)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

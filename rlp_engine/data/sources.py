@@ -1,0 +1,315 @@
+"""Files and hub datasets -> raw rows, each with its place. Faulty rows are handed on, not raised.
+
+JSON lines are streamed; a JSON array is read whole. What a file is, is told by its first bytes and not
+by its name. Both the length of a line and the size of an array are bounded, so that a small compressed
+file cannot fill the memory.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from rlp_engine.config.schema import DataFile
+from rlp_engine.data.columns import kind_of
+from rlp_engine.data.strict_json import Parsed, StrictParser
+from rlp_engine.errors import ConfigError, DataError, ModelError, RlpError
+
+MAX_LINE_BYTES = 16 * 2**20  # of one row; a longer one is no text that a model could be trained on
+MAX_ARRAY_BYTES = 2**30  # of a JSON array, or a compressed parquet file, after decompression
+PARQUET_BATCH_ROWS = 1024
+
+NOT_DATA = {
+    b"version https://git-lfs": ("a git-lfs pointer, not the data it stands for", "fetch the data: git lfs pull"),
+    b"PK\x03\x04": ("a zip archive", "unpack it first"),
+    b"\x28\xb5\x2f\xfd": ("a zstd archive", "unpack it first: zstd -d FILE"),
+    b"\xfd7zXZ\x00": ("an xz archive", "unpack it first: xz -d FILE"),
+    b"BZh": ("a bzip2 archive", "unpack it first: bzip2 -d FILE"),
+    b"\xff\xfe": ("UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"),
+    b"\xfe\xff": ("UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row stands. Lines and rows count from 1; 0 = not known or the whole file."""
+
+    file: str
+    line: int = 0
+    row: int = 0
+
+    def __str__(self) -> str:
+        """FILE:LINE, and the row where lines do not tell rows apart."""
+        text = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{text} (row {self.row})" if self.row else text
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One raw row. `number` counts rows from 0 over the whole file, the faulty ones included."""
+
+    values: dict[str, Any]
+    place: Place
+    number: int
+    repeated: tuple[str, ...] = ()  # keys that the row gives twice; the last value stands in `values`
+
+    @property
+    def where(self) -> str:
+        return str(self.place)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A row that cannot be read; `fatal` when nothing after it can be either."""
+
+    what: str
+    place: Place
+    fatal: bool = False
+    mend: str = ""
+
+
+@dataclass
+class _Cursor:
+    """Line and row while a file is read."""
+
+    file: str
+    line: int = 0
+    row: int = 0
+    number: int = field(default=0)
+
+
+def raw_rows(file: DataFile, base: Path | None = None) -> Iterator[Row | Fault]:
+    """Every row of the source, in order.
+
+    Args:
+        file: `path` alone is read here (with `hub_config` and `hub_split` for a hub dataset).
+        base: folder that relative paths start from; None = the working directory.
+
+    Raises:
+        ConfigError: the file is missing.
+        DataError: it is not data at all (an HTML page, a git-lfs pointer, an archive, a folder).
+        ModelError: the hub could not be reached or has no such dataset.
+    """
+    if file.path.startswith("hub:"):
+        return _hub_rows(file)
+    return _file_rows(file.path, base)
+
+
+def _file_rows(path: str, base: Path | None) -> Iterator[Row | Fault]:
+    cursor = _Cursor(path)
+    with _opened(path, base) as raw:
+        try:
+            handle = _decompressed(raw)
+            head = _head(handle)
+            _refuse_what_is_no_data(path, head)
+            if head.startswith(b"PAR1"):
+                yield from _parquet_rows(handle, cursor)
+            elif _first_character(head) == b"[":
+                yield from _array_rows(handle, cursor)
+            else:
+                yield from _lines(handle, cursor)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            place = Place(path, cursor.line + 1)
+            yield Fault(f"the gzip stream is cut short or damaged ({error})", place, fatal=True, mend="fetch it again")
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}", where=path) from error
+
+
+@contextmanager
+def _opened(path: str, base: Path | None) -> Iterator[IO[bytes]]:
+    """The file's bytes; local, or below hf://."""
+    if path.startswith("hf://"):
+        from huggingface_hub import HfFileSystem
+
+        with _hub_errors(path), HfFileSystem().open(path, "rb") as handle:
+            yield handle
+        return
+    if "://" in path:
+        raise DataError(
+            f"{path} is not a file on this machine", want="a local file, hf://... or hub:...", mend="download it first"
+        )
+    local = local_path(path, base)
+    if local.is_dir():
+        raise DataError(f"{path} is a folder", want="a JSONL, JSON or parquet file", mend="name one of its files")
+    if not local.is_file():
+        raise ConfigError(
+            f"no such file: {path}", where=str(local), mend="check the path (paths are not expanded but for ~)"
+        )
+    with _readable(local, path) as handle:
+        yield handle
+
+
+def local_path(path: str, base: Path | None) -> Path:
+    """`~` is expanded; variables are not. Relative paths start from `base`, or the working directory."""
+    expanded = Path(path).expanduser()
+    return expanded if base is None else base / expanded
+
+
+@contextmanager
+def _readable(local: Path, path: str) -> Iterator[IO[bytes]]:
+    try:
+        handle = local.open("rb")
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be opened: {error.strerror}", where=str(local), mend="check its permissions"
+        ) from error
+    with handle:
+        yield handle
+
+
+def _decompressed(handle: IO[bytes]) -> IO[bytes]:
+    if handle.read(2) == b"\x1f\x8b":
+        handle.seek(0)
+        return gzip.GzipFile(fileobj=handle, mode="rb")
+    handle.seek(0)
+    return handle
+
+
+def _head(handle: IO[bytes]) -> bytes:
+    head = handle.read(4096)
+    handle.seek(0)
+    return head
+
+
+def _first_character(head: bytes) -> bytes:
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+
+
+def _refuse_what_is_no_data(path: str, head: bytes) -> None:
+    if not head:
+        raise DataError("the file is empty (0 bytes)", where=path, mend="check where it was made or fetched from")
+    for start, (what, mend) in NOT_DATA.items():
+        if head.startswith(start):
+            raise DataError(f"the file is {what}", where=path, mend=mend)
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
+        mend = "download the file itself (the raw link), not the page about it"
+        raise DataError(
+            "the file is an HTML page, not data",
+            where=path,
+            found=head.split(b"\n")[0][:60].decode("utf-8", "replace").strip(),
+            mend=mend,
+        )
+    if b"\x00" in head and not head.startswith(b"PAR1"):
+        what = "UTF-16 or UTF-32 text, or a binary file"
+        raise DataError(
+            f"{path} is {what}",
+            where=path,
+            found="NUL bytes",
+            want="UTF-8 text or parquet",
+            mend="convert it with iconv",
+        )
+
+
+def _lines(handle: IO[bytes], cursor: _Cursor) -> Iterator[Row | Fault]:
+    """JSON lines. Only "\\n" ends a line; white-space lines are skipped but counted."""
+    parser = StrictParser()
+    while line := handle.readline(MAX_LINE_BYTES + 1):
+        cursor.line += 1
+        place = Place(cursor.file, cursor.line)
+        if len(line) > MAX_LINE_BYTES:
+            what = f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB; what follows it was not read"
+            yield Fault(what, place, fatal=True, mend="split or shorten the row")
+            return
+        if cursor.line == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not line.strip():
+            continue
+        if cursor.number == 0 and line.strip() == b"{":
+            mend = "write a JSON array [...] of rows, or one row a line"
+            yield Fault("the file is one JSON object over many lines, not rows", place, fatal=True, mend=mend)
+            return
+        try:
+            parsed = parser.parse(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            parsed = Parsed(faults=(_not_utf8(error),))
+        yield _row_or_fault(parsed, place, cursor)
+
+
+def _array_rows(handle: IO[bytes], cursor: _Cursor) -> Iterator[Row | Fault]:
+    """The elements of a JSON array, one at a time, so that one bad element does not hide the others."""
+    data = handle.read(MAX_ARRAY_BYTES + 1).removeprefix(b"\xef\xbb\xbf")
+    cursor.line = 1
+    if len(data) > MAX_ARRAY_BYTES:
+        what = f"the JSON array is larger than {MAX_ARRAY_BYTES // 2**30} GiB"
+        yield Fault(what, Place(cursor.file), fatal=True, mend="write it as JSON lines, which are streamed")
+        return
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        yield Fault(_not_utf8(error), Place(cursor.file, line), fatal=True, mend="convert it to UTF-8")
+        return
+    del data
+    for parsed, line in StrictParser().elements(text):
+        cursor.row += 1
+        cursor.line = line
+        yield _row_or_fault(parsed, Place(cursor.file, line, cursor.row), cursor)
+
+
+def _row_or_fault(parsed: Parsed, place: Place, cursor: _Cursor) -> Row | Fault:
+    number, cursor.number = cursor.number, cursor.number + 1
+    if parsed.faults:
+        return Fault("; ".join(parsed.faults), place, fatal=parsed.fatal)
+    if not isinstance(parsed.value, dict):
+        return Fault(f"a row is a JSON object; this is {kind_of(parsed.value)}", place)
+    return Row(parsed.value, place, number, parsed.repeated)
+
+
+def _parquet_rows(handle: IO[bytes], cursor: _Cursor) -> Iterator[Row | Fault]:
+    import pyarrow
+    import pyarrow.parquet
+
+    if isinstance(handle, gzip.GzipFile):  # parquet is read from its end, which a gzip stream cannot do
+        data = handle.read(MAX_ARRAY_BYTES + 1)
+        if len(data) > MAX_ARRAY_BYTES:
+            yield Fault("the parquet file is larger than 1 GiB", Place(cursor.file), fatal=True, mend="decompress it")
+            return
+        handle = io.BytesIO(data)
+    try:
+        for batch in pyarrow.parquet.ParquetFile(handle).iter_batches(PARQUET_BATCH_ROWS):
+            for values in batch.to_pylist():
+                cursor.row += 1
+                yield Row(values, Place(cursor.file, row=cursor.row), cursor.row - 1)
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        place = Place(cursor.file, row=cursor.row + 1)
+        yield Fault(f"the parquet file is damaged: {error}", place, fatal=True, mend="fetch it again")
+
+
+def _hub_rows(file: DataFile) -> Iterator[Row | Fault]:
+    import datasets
+
+    name = file.path.removeprefix("hub:")
+    with _hub_errors(file.path):
+        rows = datasets.load_dataset(name, file.hub_config or None, split=file.hub_split, streaming=True)
+        for number, values in enumerate(rows):
+            yield Row(dict(values), Place(file.path, row=number + 1), number)
+
+
+@contextmanager
+def _hub_errors(path: str) -> Iterator[None]:
+    """What the hub's libraries raise, in our words. Their errors derive from OSError or ValueError."""
+    try:
+        yield
+    except RlpError:
+        raise
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"the hub has no {path}, or it is private", found=_first_line(error), mend="check the name; hf auth login"
+        ) from error
+    except (OSError, ValueError) as error:
+        mend = "check hub_config, hub_split and the network, or download the file and give its path"
+        raise ModelError(f"{path} could not be read from the hub", found=_first_line(error), mend=mend) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8: byte 0x{error.object[error.start]:02x} at byte {error.start + 1}"

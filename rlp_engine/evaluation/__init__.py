@@ -1,0 +1,1 @@
+"""Win-rates, judges, reward accuracy and drift."""

@@ -1,0 +1,95 @@
+"""Log-probabilities of given answers under a model.
+
+Shapes: B rows, L tokens of prompt and response, T response tokens, N = B * T, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from rlp_engine.models.inputs import accepts, model_inputs
+
+CHUNK = 8192  # tokens whose logits are held in float32 at a time: 8192 x 32k x 4 bytes = 1 GiB
+
+
+def response_logprobs(
+    model: PreTrainedModel,
+    ids_BL: Tensor,
+    attention_BL: Tensor,
+    response_start: int,
+    temperature: float = 1.0,
+    chunk: int = CHUNK,
+) -> Tensor:
+    """logprobs_BT, float32, nats: log pi(token t | all before it) at the temperature; padding gets 0.
+
+    Args:
+        ids_BL: prompts padded on the left, responses on the right, so that all begin in one column.
+        attention_BL: True = counts. Padding may hold any id.
+        response_start: that column, >= 1; T = L - response_start.
+        temperature: divides the logits, as in sampling (METHOD 5.1, step 2).
+        chunk: tokens per float32 log-softmax. With gradients it is computed again in the backward pass
+            instead of being kept.
+    """
+    return _over_response(model, ids_BL, attention_BL, response_start, temperature, chunk, _logprobs)
+
+
+def response_logprobs_and_entropy(
+    model: PreTrainedModel,
+    ids_BL: Tensor,
+    attention_BL: Tensor,
+    response_start: int,
+    temperature: float = 1.0,
+    chunk: int = CHUNK,
+) -> tuple[Tensor, Tensor]:
+    """As `response_logprobs`, and entropy_BT (float32, nats, no gradient) of the distribution each token came from."""
+    both_BT2 = _over_response(model, ids_BL, attention_BL, response_start, temperature, chunk, _logprobs_and_entropy)
+    return both_BT2[..., 0], both_BT2[..., 1].detach()
+
+
+def _over_response(
+    model: PreTrainedModel,
+    ids_BL: Tensor,
+    attention_BL: Tensor,
+    response_start: int,
+    temperature: float,
+    chunk: int,
+    measure: Callable[[Tensor, Tensor, float], Tensor],
+) -> Tensor:
+    """`measure` of every response token, in chunks of tokens; 0 at padding."""
+    length = ids_BL.shape[1]
+    if not 1 <= response_start < length:
+        raise ValueError(
+            f"want 1 <= response_start < {length}, got {response_start}: a token is predicted by one before"
+        )
+    inputs = model_inputs(model, ids_BL, attention_BL)
+    if accepts(type(model), "logits_to_keep"):  # the LM head reads only the positions that predict a response token
+        inputs["logits_to_keep"] = length - response_start + 1
+    logits_BTV = model(**inputs, use_cache=False).logits[:, -(length - response_start + 1) : -1]
+    tokens_BT = ids_BL[:, response_start:]
+    flat_NV, flat_N = logits_BTV.flatten(0, 1), tokens_BT.flatten()
+    parts = []
+    for start in range(0, len(flat_N), chunk):
+        part = (flat_NV[start : start + chunk], flat_N[start : start + chunk], temperature)
+        parts.append(checkpoint(measure, *part, use_reentrant=False) if flat_NV.requires_grad else measure(*part))
+    values = torch.cat(parts).unflatten(0, tokens_BT.shape)
+    is_live_BT = attention_BL[:, response_start:].bool()
+    return torch.where(is_live_BT.view(*is_live_BT.shape, *[1] * (values.ndim - 2)), values, 0.0)
+
+
+def _logprobs(logits_NV: Tensor, token_N: Tensor, temperature: float) -> Tensor:
+    scaled_NV = logits_NV.float() / temperature
+    return scaled_NV.gather(-1, token_N[:, None]).squeeze(-1) - scaled_NV.logsumexp(dim=-1)
+
+
+def _logprobs_and_entropy(logits_NV: Tensor, token_N: Tensor, temperature: float) -> Tensor:
+    logprob_N = _logprobs(logits_NV, token_N, temperature)
+    with torch.no_grad():
+        logprobs_NV = (logits_NV.float() / temperature).log_softmax(dim=-1)
+        # -inf logits (forbidden tokens) count 0, not 0 * -inf
+        entropy_N = -(logprobs_NV.exp() * logprobs_NV.clamp(min=torch.finfo(torch.float32).min)).sum(dim=-1)
+    return torch.stack([logprob_N, entropy_N], dim=-1)

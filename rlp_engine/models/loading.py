@@ -1,0 +1,245 @@
+"""Transformers models and tokenizers from a folder or a hub id, with errors that a user can act on.
+
+Only safetensors weights are read (pickle can run code), code that comes with a model runs only when
+the config says so, and no weight is ever newly initialised unless the caller expects it. Dropout in
+the model's own config is set to 0 (METHOD 5.2: off everywhere); adapters have their own setting.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from rlp_engine.config.schema import ModelConfig
+from rlp_engine.errors import ModelError
+
+PAD_TOKEN = "[PAD]"
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+# What transformers raises for a folder, a file or a repository that is not what it should be.
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    ImportError,
+    KeyError,
+    HfHubHTTPError,
+    SafetensorError,
+    StrictDataclassError,
+)
+
+
+def load_config(source: Path | str, model: ModelConfig, **overrides: Any) -> PreTrainedConfig:
+    """The transformers config of `source`, its dropout rates set to 0.
+
+    Raises:
+        ModelError: if there is no such folder or hub model, or it cannot be read.
+    """
+    place = resolve_source(source)
+    with _readable_errors(place):
+        config = AutoConfig.from_pretrained(place, **_origin(place, model), **overrides)
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        for key, value in part.to_dict().items():
+            if isinstance(value, float) and ("dropout" in key or key.endswith("pdrop")):
+                setattr(part, key, 0.0)
+    return config
+
+
+def load_module(
+    auto_class: Any,
+    source: Path | str,
+    model: ModelConfig,
+    *,
+    device: torch.device | str = "cpu",
+    config: PreTrainedConfig | None = None,
+    new_weights: tuple[str, ...] = (),
+) -> PreTrainedModel:
+    """A model in evaluation mode on `device`, with every weight from the checkpoint.
+
+    Args:
+        auto_class: AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, ...
+        source: a folder, or a hub id (its revision is `model.revision` when it is `model.path`).
+        model: dtype, attention, gradient checkpointing and trust; its own `path` is not read.
+        config: from `load_config`, when the caller has changed it.
+        new_weights: names of weights that the checkpoint may lack; they are then transformers' random ones.
+
+    Raises:
+        ModelError: if it cannot be loaded whole: missing, not safetensors, an adapter, another architecture.
+    """
+    place = resolve_source(source)
+    _refuse_folder_without_safetensors(place)
+    config = config if config is not None else load_config(source, model)
+    options: dict[str, Any] = {"config": config, "dtype": getattr(torch, model.dtype), "use_safetensors": True}
+    if model.attn_implementation != "auto":
+        options["attn_implementation"] = model.attn_implementation
+    with _readable_errors(place), quiet():
+        module, info = auto_class.from_pretrained(place, output_loading_info=True, **options, **_origin(place, model))
+    missing = sorted(set(info["missing_keys"]) - set(new_weights))
+    if missing:
+        raise ModelError(
+            f"{len(missing)} weights of {type(module).__name__} are not in the checkpoint and would be random",
+            where=place,
+            found=f"nothing for {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}",
+            mend="name a model of this kind: a causal language model as policy, "
+            "a sequence classifier with one label as reward model",
+        )
+    if getattr(module, "_hf_peft_config_loaded", False):
+        raise ModelError(
+            "this is an adapter, not a whole model", where=place, mend="merge it into its base model and save that"
+        )
+    if model.gradient_checkpointing:
+        module.activation_checkpointing_enable({"use_reentrant": False})
+    return module.to(device)
+
+
+def load_tokenizer(source: Path | str, model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of `source`.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    place = resolve_source(source)
+    with _readable_errors(place, "tokenizer"), quiet():
+        return AutoTokenizer.from_pretrained(place, **_origin(place, model))
+
+
+def ensure_pad_token(tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel) -> None:
+    """Give tokenizer and model a pad token that is not an EOS, in place (METHOD 4.5).
+
+    A model without one gets "[PAD]", whose input and output embedding rows are the means of the old
+    rows [AF]: with the EOS as padding, masks and the last-token lookup would be off by one.
+    """
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in eos_ids(tokenizer, module):
+        old_size = len(tokenizer)
+        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+        _set_mean_rows(module, new_id=tokenizer.pad_token_id, old_size=old_size)
+    module.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    module.config.pad_token_id = tokenizer.pad_token_id
+    if getattr(module, "generation_config", None) is not None:
+        module.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def eos_ids(tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel) -> tuple[int, ...]:
+    """Every token that ends a response: the tokenizer's EOS first, then the generation config's."""
+    generation = getattr(module, "generation_config", None)
+    named = getattr(generation, "eos_token_id", None)
+    others = named if isinstance(named, list) else [named]
+    return tuple(dict.fromkeys(token for token in [tokenizer.eos_token_id, *others] if token is not None))
+
+
+def resolve_source(source: Path | str) -> str:
+    """A local model folder's path, or a hub id as it is.
+
+    Raises:
+        ModelError: if it is neither.
+    """
+    local = Path(source).expanduser()
+    if local.is_dir():
+        return str(local)
+    if isinstance(source, Path) or local.exists() or not _HUB_ID.fullmatch(source):
+        raise ModelError(
+            "a file stands where a model folder should be" if local.exists() else "there is no such model folder",
+            where=str(local),
+            mend="give a folder with config.json and *.safetensors, or a hub id such as OWNER/NAME",
+        )
+    return source
+
+
+def _set_mean_rows(module: PreTrainedModel, *, new_id: int, old_size: int) -> None:
+    embeddings = module.get_input_embeddings()
+    old_size = min(old_size, embeddings.num_embeddings)  # rows beyond the vocabulary are unused padding
+    if new_id >= embeddings.num_embeddings:
+        with quiet():
+            module.resize_token_embeddings(new_id + 1, mean_resizing=False)
+    tables = [module.get_input_embeddings(), module.get_output_embeddings()]
+    with torch.no_grad():
+        for weight in {id(table.weight): table.weight for table in tables if table is not None}.values():
+            weight[new_id] = weight[:old_size].float().mean(dim=0).to(weight.dtype)
+
+
+def _origin(place: str, model: ModelConfig) -> dict[str, Any]:
+    revision = model.revision if place == model.path else "main"
+    return {"revision": revision, "trust_remote_code": model.trust_remote_code}
+
+
+def _refuse_folder_without_safetensors(place: str) -> None:
+    folder = Path(place)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    raise ModelError(
+        "the model folder holds no safetensors weights",
+        where=place,
+        found=", ".join(pickles[:3]) or "no weights at all",
+        mend="load it in transformers and call save_pretrained: pickled weights can run code and are never read"
+        if pickles
+        else "give a folder with config.json and *.safetensors",
+    )
+
+
+@contextmanager
+def _readable_errors(place: str, part: str = "model") -> Iterator[None]:
+    """Turn what transformers raises into a ModelError; out of memory or disk stays what it is."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except _LOADING_ERRORS as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
+            raise
+        text = " ".join(str(error).split())
+        raise ModelError(
+            f"the {part} cannot be loaded", where=place, found=text[:400], mend=_mend(place, text)
+        ) from error
+
+
+def _mend(place: str, message: str) -> str:
+    if "trust_remote_code" in message:
+        return "--set model.trust_remote_code=true runs the model's own code on this machine: only if you trust it"
+    if "safetensors" in message.lower() and not Path(place).is_dir():
+        return "use a model or a revision with *.safetensors; pickled weights can run code and are never read"
+    if Path(place).is_dir():
+        return "check that the folder is whole: config.json, *.safetensors, tokenizer files; rlp doctor names versions"
+    return (
+        f"if {place} is a folder, check its path; if it is a hub model, check its name, the network "
+        "(HF_HUB_OFFLINE) and, for a gated one, `hf auth login`"
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no library warnings (what matters in them is checked and raised as an error).
+
+    Also keeps transformers from asking a public service to convert a hub model without safetensors.
+    """
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    conversion = os.environ.get("DISABLE_SAFETENSORS_CONVERSION")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if conversion is None:
+            del os.environ["DISABLE_SAFETENSORS_CONVERSION"]
+        else:
+            os.environ["DISABLE_SAFETENSORS_CONVERSION"] = conversion
+
+
+def hidden_size(module: nn.Module) -> int:
+    """D: width of the hidden states."""
+    return module.config.get_text_config().hidden_size

@@ -1,0 +1,123 @@
+"""Files and folders that are there whole or not at all, after a crash and after a power cut too.
+
+Write to a temporary name in the same folder, fsync, rename, fsync the folder. A process that is
+killed in between leaves a temporary, which `is_temporary` recognises and nobody reads.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_counter = itertools.count()
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other writer uses at the moment."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{next(_counter)}.tmp")
+
+
+def is_temporary(name: str) -> bool:
+    """Is this the name of a file or folder that `atomic` was still writing?"""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what killed writers left below `folder`."""
+    for directory, subfolders, files in os.walk(folder):
+        for name in [name for name in subfolders if is_temporary(name)]:
+            shutil.rmtree(Path(directory, name))
+            subfolders.remove(name)
+        for name in files:
+            if is_temporary(name):
+                Path(directory, name).unlink()
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some network file systems cannot do it for folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def fsync_tree(folder: Path) -> None:
+    """`fsync` of every file and folder below, and of the folder itself."""
+    for directory, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            fsync(Path(directory, name))
+        fsync(Path(directory))
+
+
+def rename(source: Path, target: Path) -> None:
+    """Move within one file system; when it returns, both folders remember it."""
+    os.rename(source, target)
+    fsync(target.parent)
+    if source.parent != target.parent:
+        fsync(source.parent)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file of a temporary name, then replace `path` with it in one rename.
+
+    A reader sees the old bytes or the new ones, never a mixture.
+
+    Raises:
+        OSError, and what `write` raises: nothing has changed then, and the temporary is gone.
+    """
+    temporary = temporary_name(path)
+    try:
+        write(temporary)
+        fsync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """`write_whole` of these bytes."""
+    # Not tempfile: its files are readable by the owner alone, and others may read a run.
+    write_whole(path, lambda temporary: temporary.write_bytes(data))
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_bytes` of indented JSON. Raises ValueError on NaN and infinities, which JSON has no word for."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def committed_dir(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` in one rename when the block ends well, and is deleted otherwise.
+
+    Raises:
+        FileExistsError: if `path` is there already; replacing is the caller's decision.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists already")
+    temporary = temporary_name(path)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        fsync_tree(temporary)
+        rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

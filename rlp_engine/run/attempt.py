@@ -1,0 +1,210 @@
+"""From NAME.partial to NAME: the protocol that makes a stage's folder exist only when it is whole.
+
+    1. NAME.partial/ with attempt.json: what is being done, and by whom
+    2. the stage writes beside it
+    3. every file is hashed and on the disk; then stage.json is written: from here on the stage is done
+    4. checkpoints/ and attempt.json are deleted, an older NAME moves to superseded/, NAME.partial becomes NAME
+
+A crash before the end of 3 leaves work to continue; a crash in 4 leaves steps that `finish_commit` does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rlp_engine.errors import CorruptArtifactError, Interrupted, RlpError
+from rlp_engine.run.atomic import remove_temporaries, rename, write_json
+from rlp_engine.run.events import EventLog, finite
+from rlp_engine.run.fingerprint import Work
+from rlp_engine.run.layout import ATTEMPT_FILE, CHECKPOINTS, CONFIG_FILE, PARTIAL_SUFFIX, RunLayout, utc_now
+from rlp_engine.run.manifest import (
+    AttemptRecord,
+    Manifest,
+    current_versions,
+    read_attempt,
+    read_manifest,
+    record_contents,
+)
+from rlp_engine.run.resources import peak_memory_bytes, reset_peak_memory
+
+FORCED = "--force"
+"""The reason of an attempt that somebody asked for although there was none."""
+
+
+@dataclass(frozen=True)
+class Complete:
+    """A stage that is whole, and where it lies: NAME, or NAME.partial until `finish_commit` was here."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def is_half_committed(self) -> bool:
+        """A crash came between stage.json and the last rename."""
+        return self.folder.name.endswith(PARTIAL_SUFFIX)
+
+
+def complete(layout: RunLayout, name: str) -> Complete | None:
+    """The newest complete state of a stage, or None. Raises CorruptArtifactError for an illegible stage.json."""
+    try:
+        for folder in (layout.partial(name), layout.stage(name)):
+            manifest = read_manifest(folder)
+            if manifest is not None:
+                return Complete(folder, manifest)
+    except CorruptArtifactError as error:
+        error.mend = f"make it again: rlp run {layout.shown} --force {name}"
+        raise
+    return None
+
+
+def corrupt(layout: RunLayout, name: str, folder: Path, problems: Sequence[str]) -> CorruptArtifactError:
+    """The error for outputs that are not what stage.json says."""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return CorruptArtifactError(
+        f"an output of stage {name} is damaged: {problems[0]}{more}",
+        where=str(folder),
+        mend=f"put the file back, or make it again: rlp run {layout.shown} --force {name}",
+    )
+
+
+def finish_commit(layout: RunLayout, name: str, events: EventLog) -> None:
+    """Step 4 of the protocol. May be interrupted and called again."""
+    partial, final = layout.partial(name), layout.stage(name)
+    remove_temporaries(partial)
+    if (partial / CHECKPOINTS).exists():
+        shutil.rmtree(partial / CHECKPOINTS)
+    (partial / ATTEMPT_FILE).unlink(missing_ok=True)
+    if final.exists():
+        supersede(layout, name, events)
+    rename(partial, final)
+
+
+def supersede(layout: RunLayout, name: str, events: EventLog) -> Path:
+    """Move a folder of the run aside; nothing is deleted. `name` is a stage, or a stage and `.partial`."""
+    target = layout.new_superseded(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    rename(layout.run_dir / name, target)
+    events.append("superseded", stage=name, to=str(target.relative_to(layout.run_dir)))
+    return target
+
+
+class Attempt:
+    """One go at a stage, in a `with` block that `commit` ends well. `kept_aside`: where other unfinished work went."""
+
+    def __init__(
+        self,
+        layout: RunLayout,
+        name: str,
+        work: Work,
+        fingerprint: str,
+        *,
+        reason: str,
+        restart: bool,
+        events: EventLog,
+    ) -> None:
+        """`restart`: put unfinished work aside even if it is of the same fingerprint."""
+        self.out = layout.partial(name)
+        self.kept_aside: Path | None = None
+        self._layout = layout
+        self._name = name
+        self._restart = restart
+        self._events = events
+        self._reason = reason
+        self._work = work
+        self._fingerprint = fingerprint
+
+    def __enter__(self) -> Attempt:
+        previous = read_attempt(self.out)
+        if previous is not None and (self._restart or previous.fingerprint != self._fingerprint):
+            previous = None
+        if previous is None and self.out.exists():
+            if _is_bare(self.out):
+                shutil.rmtree(self.out)
+            else:
+                self.kept_aside = supersede(self._layout, self._name + PARTIAL_SUFFIX, self._events)
+        self.out.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(self.out)
+        self._record = AttemptRecord(
+            fingerprint=self._fingerprint,
+            status="running",
+            message="",
+            reason=previous.reason if previous else self._reason,
+            started=previous.started if previous else utc_now(),
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            attempt=previous.attempt + 1 if previous else 1,
+            seconds=previous.seconds if previous else 0.0,
+            versions=current_versions(),
+            work=self._work,
+        )
+        self._record.write(self.out)
+        write_json(self.out / CONFIG_FILE, self._work.config)
+        reset_peak_memory()
+        self._clock = time.monotonic()
+        return self
+
+    def commit(
+        self, summary: Mapping[str, Any], *, seed: int, platform: Mapping[str, Any], log_patterns: tuple[str, ...] = ()
+    ) -> Manifest:
+        """Steps 3 and 4 of the protocol."""
+        remove_temporaries(self.out)
+        contents = record_contents(self.out, log_patterns)
+        manifest = Manifest(
+            name=self._name,
+            reason=self._record.reason,
+            fingerprint=self._fingerprint,
+            work=self._work,
+            outputs=contents.outputs,
+            logs=contents.logs,
+            summary=finite(summary),
+            seed=seed,
+            started=self._record.started,
+            finished=utc_now(),
+            seconds=self._seconds(),
+            peak_rss_bytes=peak_memory_bytes(),
+            versions=self._record.versions,
+            platform=dict(platform),
+            attempts=self._record.attempt,
+        )
+        manifest.write(self.out)
+        finish_commit(self._layout, self._name, self._events)
+        return manifest
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Leave a note of why it ended. On a full disk there may be none, and the next run sees a dead owner."""
+        if error is None:
+            return
+        status = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+        message = _message(error)
+        with suppress(OSError):
+            if (self.out / ATTEMPT_FILE).exists():  # gone when the error came within step 4: then the work is done
+                replace(self._record, status=status, message=message, seconds=self._seconds()).write(self.out)
+        with suppress(OSError):
+            self._events.append(status, stage=self._name, message=message, seconds=round(self._seconds(), 3))
+
+    def _seconds(self) -> float:
+        return round(self._record.seconds + time.monotonic() - self._clock, 3)
+
+
+def _is_bare(partial: Path) -> bool:
+    """Has nothing been made there yet?"""
+    remove_temporaries(partial)
+    return {path.name for path in partial.iterdir()} <= {ATTEMPT_FILE, CONFIG_FILE}
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, RlpError):
+        return f"{error.what} ({error.where})" if error.where else error.what
+    text = str(error)
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

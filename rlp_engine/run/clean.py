@@ -1,0 +1,87 @@
+"""What a run can do without, and its deletion: the only place where a run's files are deleted for good."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlp_engine.run.atomic import is_temporary
+from rlp_engine.run.events import EventLog
+from rlp_engine.run.layout import CHECKPOINTS, PARTIAL_SUFFIX, RunLayout
+from rlp_engine.run.lock import RunLock
+
+
+@dataclass(frozen=True)
+class Removable:
+    """A file or folder of the run."""
+
+    path: Path
+    kind: str  # superseded: replaced by a later run; checkpoints: unfinished work continues from them; temporary
+    bytes: int
+
+
+def removable(run_dir: Path, *, checkpoints: bool = False) -> list[Removable]:
+    """What `rlp clean` may delete. Unfinished stages start from their first step again without their checkpoints,
+    so these are listed only when asked for; checkpoints in a complete stage always are."""
+    layout = RunLayout(run_dir)
+    found = [Removable(path, "superseded", size_of(path)) for path in _superseded(layout)]
+    for directory, subfolders, files in os.walk(layout.run_dir):
+        here = Path(directory)
+        if here == layout.superseded:
+            subfolders.clear()
+            continue
+        for name in sorted(subfolders):
+            if name == CHECKPOINTS and (checkpoints or not here.name.endswith(PARTIAL_SUFFIX)):
+                found.append(Removable(here / name, "checkpoints", size_of(here / name)))
+        for name in sorted((*subfolders, *files)):
+            if is_temporary(name):
+                found.append(Removable(here / name, "temporary", size_of(here / name)))
+        subfolders[:] = [name for name in subfolders if name != CHECKPOINTS and not is_temporary(name)]
+    return found
+
+
+def remove(run_dir: Path, items: Sequence[Removable]) -> int:
+    """Delete them, and return the bytes freed. Nothing else is touched.
+
+    Raises:
+        RunLockedError: a process works on the run; its temporaries and checkpoints are in use.
+    """
+    layout = RunLayout(run_dir)
+    with RunLock(layout.lock):
+        for item in items:
+            assert item.path.is_relative_to(layout.run_dir), f"{item.path} is not below {layout.run_dir}"
+            if item.path.is_dir() and not item.path.is_symlink():
+                shutil.rmtree(item.path)
+            else:
+                item.path.unlink(missing_ok=True)
+        _remove_empty(layout.superseded)
+        freed = sum(item.bytes for item in items)
+        EventLog(layout.events).append("cleaned", items=len(items), bytes=freed)
+    return freed
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    if not path.is_dir():
+        return path.lstat().st_size
+    return sum(Path(directory, name).lstat().st_size for directory, _, files in os.walk(path) for name in files)
+
+
+def _superseded(layout: RunLayout) -> list[Path]:
+    """The folders that were moved aside: the first level whose name carries a time."""
+    found: list[Path] = []
+    for directory, subfolders, _ in os.walk(layout.superseded):
+        for name in sorted(subfolders):
+            if "-2" in name and name.rpartition("-2")[2][:1].isdigit():
+                found.append(Path(directory, name))
+        subfolders[:] = [name for name in subfolders if Path(directory, name) not in found]
+    return found
+
+
+def _remove_empty(folder: Path) -> None:
+    for directory, _, _ in os.walk(folder, topdown=False):
+        if not os.listdir(directory):
+            os.rmdir(directory)

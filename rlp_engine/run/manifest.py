@@ -1,0 +1,186 @@
+"""stage.json and attempt.json: what a complete stage is, and what an incomplete one was doing."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rlp_engine.errors import CorruptArtifactError
+from rlp_engine.run.atomic import fsync, is_temporary, write_json
+from rlp_engine.run.fingerprint import Work, sha256_of_file, sha256_of_json
+from rlp_engine.run.layout import ATTEMPT_FILE, CHECKPOINTS, CONFIG_FILE, METRICS_FILE, STAGE_FILE
+
+SCHEMA = 1
+LOG_PATTERNS = (METRICS_FILE, "samples/step_*")  # hold wall times, so they are not compared and not read downstream
+_OWN_FILES = {STAGE_FILE, ATTEMPT_FILE, CONFIG_FILE}
+_PACKAGES = ("rlp", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pydantic", "safetensors")
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file of a complete stage."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of stage.json. It is written last, so a folder that has one is whole."""
+
+    name: str
+    reason: str  # why it ran
+    fingerprint: str
+    work: Work
+    outputs: dict[str, FileRecord]  # path below the stage's folder, with "/"
+    logs: dict[str, FileRecord]
+    summary: dict[str, Any]
+    seed: int
+    started: str
+    finished: str
+    seconds: float  # of all attempts that could tell
+    peak_rss_bytes: int
+    versions: dict[str, str]
+    platform: dict[str, Any]
+    attempts: int
+
+    def write(self, folder: Path) -> None:
+        values = asdict(self)
+        work = values.pop("work")
+        write_json(folder / STAGE_FILE, {"schema": SCHEMA, "status": "done", **values, **work})
+
+    def below(self, path: str) -> dict[str, FileRecord]:
+        """The outputs that `path` (a file, a folder, or "" for all) stands for."""
+        if not path:
+            return self.outputs
+        return {name: record for name, record in self.outputs.items() if name == path or name.startswith(f"{path}/")}
+
+    def digest(self, path: str) -> str:
+        """Of the content below `path`; "" if this stage made nothing of that name."""
+        files = self.below(path)
+        return sha256_of_json([[name, files[name].sha256] for name in sorted(files)]) if files else ""
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The folder's stage.json, or None if there is none.
+
+    Raises:
+        CorruptArtifactError: it is there but is not what we write. Never guessed at.
+    """
+    path = folder / STAGE_FILE
+    try:
+        values = json.loads(path.read_bytes())
+        if values.pop("schema") != SCHEMA:
+            raise CorruptArtifactError("stage.json was written by another version of rlp", where=str(path))
+        del values["status"]
+        work = Work.from_json({key: values.pop(key) for key in ("version", "params", "config", "inputs")})
+        for kind in ("outputs", "logs"):
+            values[kind] = {name: FileRecord(**record) for name, record in values[kind].items()}
+        return Manifest(work=work, **values)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptArtifactError("stage.json cannot be read", where=str(path), found=str(error)) from error
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """The content of attempt.json, in NAME.partial from the first moment."""
+
+    fingerprint: str
+    status: str  # running, interrupted, failed
+    message: str
+    reason: str
+    started: str  # of the first attempt
+    pid: int
+    host: str
+    attempt: int  # 1 for the first
+    seconds: float  # spent so far, as far as the attempts could tell
+    versions: dict[str, str]
+    work: Work
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / ATTEMPT_FILE, asdict(self))
+
+
+def read_attempt(folder: Path) -> AttemptRecord | None:
+    """The folder's attempt.json; None if there is none or it is not one, as nothing can be continued then."""
+    try:
+        values = json.loads((folder / ATTEMPT_FILE).read_bytes())
+        return AttemptRecord(work=Work.from_json(values.pop("work")), **values)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a finished attempt leaves to be recorded."""
+
+    outputs: dict[str, FileRecord] = field(default_factory=dict)
+    logs: dict[str, FileRecord] = field(default_factory=dict)
+
+
+def record_contents(folder: Path, log_patterns: Iterable[str] = ()) -> Contents:
+    """Hash every file and wait until it is on the disk."""
+    patterns = (*LOG_PATTERNS, *log_patterns)
+    contents = Contents()
+    for name in sorted(_files(folder)):
+        path = folder / name
+        fsync(path)
+        is_log = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        record = FileRecord(sha256_of_file(path), path.stat().st_size)
+        (contents.logs if is_log else contents.outputs)[name] = record
+    return contents
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for directory, subfolders, files in os.walk(folder):
+        relative = Path(directory).relative_to(folder)
+        if directory == str(folder):
+            subfolders[:] = [name for name in subfolders if name != CHECKPOINTS]
+            files = [name for name in files if name not in _OWN_FILES]
+        links = [name for name in (*subfolders, *files) if Path(directory, name).is_symlink()]
+        assert not links, f"a stage must not leave links, they break when a run is copied: {directory}: {links}"
+        yield from ((relative / name).as_posix() for name in files if not is_temporary(name))
+
+
+def size_problems(folder: Path, files: Mapping[str, FileRecord]) -> list[str]:
+    """What is wrong by a look at names and sizes: `model/a.bin is 12 bytes, was 40`. Cheap."""
+    problems = []
+    for name, record in files.items():
+        try:
+            size = (folder / name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            problems.append(f"{name} is missing")
+            continue
+        if size != record.bytes:
+            problems.append(f"{name} is {size:,} bytes, was {record.bytes:,}")
+    return problems
+
+
+def content_problems(folder: Path, files: Mapping[str, FileRecord]) -> list[str]:
+    """`size_problems`, and where sizes agree the content is read and hashed again."""
+    problems = size_problems(folder, files)
+    if not problems:
+        for name, record in files.items():
+            if sha256_of_file(folder / name) != record.sha256:
+                problems.append(f"{name} has other content than when it was made")
+    return problems
+
+
+def current_versions() -> dict[str, str]:
+    """Of Python and what decides numbers, by their metadata, so that nothing heavy is imported."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

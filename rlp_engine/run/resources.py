@@ -1,0 +1,114 @@
+"""Out of memory and out of disk, told from other errors without importing torch."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from rlp_engine.errors import ResourceError, RlpError
+
+_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_WRITE_ERRNOS = {errno.EROFS, errno.EACCES, errno.EPERM}
+# Libraries in Rust and C++ raise exceptions of their own with the words of the operating system.
+_DISK_WORDS = ("no space left on device", "disk quota exceeded", "os error 28")
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "cublas_status_alloc_failed")
+
+
+def as_resource_error(
+    error: BaseException, doing: str, folder: Path, lower: Sequence[str] = ()
+) -> ResourceError | None:
+    """The error in a user's words if memory or disk ran out, else None.
+
+    Args:
+        doing: who was at work: "stage ppo".
+        folder: where it was writing.
+        lower: config keys, with their values, that would lower the memory it takes.
+    """
+    text = str(error).lower()
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _DISK_ERRNOS or any(word in text for word in _DISK_WORDS):
+        return ResourceError(
+            f"no space left on the disk ({doing})",
+            where=f"{_file_of(error, folder)}: {_free(folder)}",
+            mend="free some space (`rlp clean` lists what a run can do without), then run again: it continues",
+        )
+    if number in _WRITE_ERRNOS and _is_below(error, folder):
+        return ResourceError(
+            f"cannot write ({doing})",
+            where=f"{_file_of(error, folder)}: {error.strerror}",
+            mend="make it writable, then run again: it continues",
+        )
+    is_memory = isinstance(error, MemoryError) or number == errno.ENOMEM or type(error).__name__ == "OutOfMemoryError"
+    if is_memory or (isinstance(error, RuntimeError) and any(word in text for word in _MEMORY_WORDS)):
+        keys = f"lower {' or '.join(lower)}" if lower else "use a smaller model or a larger machine"
+        return ResourceError(
+            f"out of memory ({doing})",
+            where=(str(error).splitlines() or [type(error).__name__])[0],
+            mend=f"{keys}, then run again",
+        )
+    return None
+
+
+class ResourcesInWords:
+    """In its `with` block, running out of memory or disk becomes a ResourceError, whatever had raised it.
+
+    Takes the arguments of `as_resource_error`.
+    """
+
+    def __init__(self, doing: str, folder: Path, lower: Sequence[str] = ()) -> None:
+        self._doing = doing
+        self._folder = folder
+        self._lower = lower
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, RlpError):
+            return
+        translated = as_resource_error(error, self._doing, self._folder, self._lower)
+        if translated:
+            raise translated from error
+
+
+def _file_of(error: BaseException, folder: Path) -> str:
+    name = getattr(error, "filename", None)
+    return str(name) if isinstance(name, str) else str(folder)
+
+
+def _is_below(error: BaseException, folder: Path) -> bool:
+    """An input that may not be read is another matter than an output that may not be written."""
+    name = getattr(error, "filename", None)
+    return isinstance(name, str) and Path(name).absolute().is_relative_to(folder)
+
+
+def _free(folder: Path) -> str:
+    while not folder.exists():
+        folder = folder.parent
+    return f"{shutil.disk_usage(folder).free / 2**20:,.1f} MiB free"
+
+
+def reset_peak_memory() -> None:
+    """Start measuring anew, where the system lets us (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes() -> int:
+    """Most memory this process held since the last reset; since its start where nothing can be reset."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

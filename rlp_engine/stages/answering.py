@@ -1,0 +1,116 @@
+"""Answers of a policy to prompts, shard by shard, for every stage that samples.
+
+A shard's file appears in one rename when all its answers are there, so a restarted stage keeps the
+whole ones and draws the rest exactly as an uninterrupted stage would: every token's randomness is keyed
+by (seed, round, stage, visit, prompt id, draw) and its position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlp_engine.config.schema import GenerationConfig
+from rlp_engine.data.records import Prompt, Sample
+from rlp_engine.data.rows import iterate_samples, write_jsonl
+from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.generation.native import Request, Sampling, generate
+from rlp_engine.models.policy import Policy
+from rlp_engine.randomness import KeyPart
+from rlp_engine.stages.common import shard_files, shards
+from rlp_engine.stages.spec import StageContext
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A policy with its prompt template, sampling settings and the key its randomness starts from."""
+
+    policy: Policy
+    template: PromptTemplate
+    sampling: Sampling
+    rows: int  # sequences decoded side by side
+    max_prompt_tokens: int
+    key: tuple[KeyPart, ...]  # (seed, round, stage, visit)
+
+    def answer(self, prompts: Sequence[Prompt], draws: int, *, first_draw: int = 0, stop=None) -> list[Sample]:
+        """`draws` answers to each prompt, in the order of the prompts; draw numbers start at `first_draw`."""
+        numbers = range(first_draw, first_draw + draws)
+        requests = [
+            Request(prompt_ids=ids, key=(*self.key, prompt.prompt_id, draw))
+            for prompt in prompts
+            for ids in [self.encode(prompt)]
+            for draw in numbers
+        ]
+        completions = generate(self.policy.model, requests, self.sampling, rows=self.rows, stop=stop)
+        wanted = [(prompt, draw) for prompt in prompts for draw in numbers]
+        return [
+            Sample(
+                prompt_id=prompt.prompt_id,
+                draw=draw,
+                text=self.policy.tokenizer.decode(completion.token_ids, skip_special_tokens=True).strip(),
+                token_ids=completion.token_ids,
+                finish_reason=completion.finish_reason,
+                logprob=completion.logprob,
+            )
+            for (prompt, draw), completion in zip(wanted, completions, strict=True)
+        ]
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of the prompt, its beginning cut off when it is longer than the limit."""
+        return self.template.cut_prompt(self.template.encode_prompt(prompt), self.max_prompt_tokens)
+
+
+def answerer(
+    policy: Policy,
+    template: PromptTemplate,
+    generation: GenerationConfig,
+    *,
+    temperature: float,
+    top_p: float,
+    key: tuple[KeyPart, ...],
+) -> Answerer:
+    sampling = Sampling(
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=generation.max_new_tokens,
+        eos_ids=policy.eos_ids,
+        pad_id=policy.tokenizer.pad_token_id,
+    )
+    return Answerer(policy, template, sampling, generation.rows, generation.max_prompt_tokens, key)
+
+
+def answer_in_shards(
+    context: StageContext, source: Answerer, prompts: Sequence[Prompt], draws: int, folder: str, shard_prompts: int
+) -> list[Path]:
+    """Write OUT/folder/shard_NNNNN.jsonl, keeping the shards that are already whole; all shard files in order."""
+    target = context.out / folder
+    target.mkdir(parents=True, exist_ok=True)
+    done = 0
+    for name, members in shards(prompts, shard_prompts):
+        path = target / f"{name}.jsonl"
+        if not path.exists():
+            context.stop.check()
+            write_jsonl(path, source.answer(members, draws, stop=context.stop))
+        done += len(members)
+        context.reporter.progress(context.spec.name, done, len(prompts), "prompts")
+    return shard_files(target)
+
+
+def short_enough(
+    context: StageContext, prompts: Sequence[Prompt], template: PromptTemplate, limit: int
+) -> list[Prompt]:
+    """The prompts of at most `limit` tokens; longer ones are dropped and counted, never cut (METHOD 5.1)."""
+    kept = [prompt for prompt in prompts if len(template.encode_prompt(prompt)) <= limit]
+    if len(kept) < len(prompts):
+        context.reporter.warn(
+            f"{len(prompts) - len(kept)} of {len(prompts)} prompts are longer than generation.max_prompt_tokens = "
+            f"{limit} and are left out"
+        )
+    return kept
+
+
+def iterate_folder(folder: Path) -> Iterator[list[Sample]]:
+    """The samples of each shard, one shard in memory at a time."""
+    for path in shard_files(folder):
+        yield list(iterate_samples(path))

@@ -1,0 +1,97 @@
+"""Preferences D: pairs of SFT samples that an annotator labels, or a file of pairs (Algorithm 1, line 1).
+
+Outputs: pairs.jsonl; with an annotator also answers/shard_NNNNN.jsonl, the answers that were compared.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rlp_engine.config.schema import LabelNoiseConfig
+from rlp_engine.data.records import PreferencePair, Prompt
+from rlp_engine.data.rows import read_pairs, read_prompts, write_jsonl
+from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.errors import DataError
+from rlp_engine.evaluation.judges import draw_label
+from rlp_engine.models.policy import load_policy
+from rlp_engine.randomness import uniforms
+from rlp_engine.stages.answering import answer_in_shards, answerer, iterate_folder, short_enough
+from rlp_engine.stages.common import prepare_device
+from rlp_engine.stages.judging import build_judge
+from rlp_engine.stages.spec import StageContext
+
+SHARD_PROMPTS = 512  # instructions per committed shard
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    if context.config.collect.source == "file":
+        pairs = list(read_pairs(context.inputs["preferences"]))
+        shutil.copyfile(context.inputs["preferences"], context.out / "pairs.jsonl")
+        return {"pairs": len(pairs), "source": "file"}
+    return collect_from_annotator(context)
+
+
+def collect_from_annotator(context: StageContext) -> dict[str, Any]:
+    config = context.config
+    device = prepare_device(config.compute)
+    policy = load_policy(context.inputs["sft_policy"], config.model, device=device)
+    template = PromptTemplate(config.model.template, policy.tokenizer)
+    prompts = list(read_prompts(context.inputs["preference_instructions"]))
+    prompts = short_enough(context, prompts, template, config.generation.max_prompt_tokens)
+    source = answerer(
+        policy,
+        template,
+        config.generation,
+        temperature=config.collect.temperature,
+        top_p=config.collect.top_p,
+        key=(config.seed, 0, "collect", 0),
+    )
+    draws = 2 * config.collect.pairs_per_instruction
+    answer_in_shards(context, source, prompts, draws, "answers", SHARD_PROMPTS)
+
+    annotator = build_judge(config.collect.annotator, context, "annotator", device)
+    by_id = {prompt.prompt_id: prompt for prompt in prompts}
+    noise = config.collect.label_noise
+    pairs: list[PreferencePair] = []
+    outcomes: Counter[str] = Counter()
+    for samples in iterate_folder(context.out / "answers"):
+        scores = annotator.scores(
+            [by_id[s.prompt_id] for s in samples], [s.text for s in samples], [s.finish_reason for s in samples]
+        )
+        for first in range(0, len(samples), 2):
+            (a, b), two_scores = samples[first : first + 2], scores[first : first + 2]
+            outcome, pair = label(by_id[a.prompt_id], (a.text, b.text), two_scores, noise, config.seed, a.draw)
+            outcomes[outcome] += 1
+            if pair:
+                pairs.append(pair)
+    if not pairs:
+        raise DataError(
+            f"no pair could be labelled: {dict(outcomes)}",
+            where=str(context.inputs["preference_instructions"]),
+            mend="raise collect.temperature, or give more data.preference_instructions",
+        )
+    write_jsonl(context.out / "pairs.jsonl", pairs)
+    return {"source": annotator.name, "pairs": len(pairs), "outcomes": dict(outcomes)}
+
+
+def label(
+    prompt: Prompt, texts: tuple[str, str], scores: Sequence[float], noise: LabelNoiseConfig, seed: int, draw: int
+) -> tuple[str, PreferencePair | None]:
+    """What the annotator says of two answers: (outcome, pair or None).
+
+    Equal texts and, without a temperature, equal scores give no pair. The label's noise is drawn from
+    (seed, prompt id, draw), so that it belongs to the pair.
+    """
+    if texts[0].strip() == texts[1].strip():
+        return "equal texts", None
+    chance = float(uniforms(1, seed, 0, "collect-label", prompt.prompt_id, draw)[0])
+    preferred = draw_label(scores[0], scores[1], noise, chance)
+    if preferred is None:
+        return "equal scores", None
+    winner, loser = (0, 1) if preferred == "a" else (1, 0)
+    meta = {"score_chosen": scores[winner], "score_rejected": scores[loser]}
+    outcome = "agrees with the score" if scores[winner] >= scores[loser] else "against the score"
+    return outcome, PreferencePair(prompt, texts[winner], texts[loser], meta=meta)

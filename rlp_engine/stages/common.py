@@ -1,0 +1,60 @@
+"""What several stages do alike: the device, a training loop with this run's settings, batches of work in shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from rlp_engine.config.schema import ComputeConfig
+from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.models.device import apply_threads, device_of
+from rlp_engine.models.reward import ResponseScorer, RewardModel, load_reward
+from rlp_engine.stages.spec import StageContext
+from rlp_engine.training.steps import Task, run_steps
+
+
+def prepare_device(compute: ComputeConfig) -> torch.device:
+    """Set the number of CPU threads and name the device of this process."""
+    apply_threads(compute)
+    return device_of(compute)
+
+
+def train(context: StageContext, task: Task, after_step: Callable[[int], None] | None = None) -> dict[str, float]:
+    """Run a training task to its end, or to a checkpoint when asked to stop; metrics of the last step."""
+    return run_steps(
+        task,
+        out=context.out,
+        checkpoint=context.config.checkpoint,
+        log=context.config.log,
+        name=context.spec.name,
+        reporter=context.reporter,
+        stop=context.stop,
+        events=context.events,
+        after_step=after_step,
+    )
+
+
+def response_scorer(
+    context: StageContext, source: Path | str, device: torch.device, *, microbatch: int, max_length: int
+) -> ResponseScorer:
+    """A trained reward model that scores text which it tokenizes itself."""
+    reward_model = load_reward(source, context.config.model, device=device)
+    return scorer_of(context, reward_model, microbatch=microbatch, max_length=max_length)
+
+
+def scorer_of(context: StageContext, reward_model: RewardModel, *, microbatch: int, max_length: int) -> ResponseScorer:
+    template = PromptTemplate(context.config.model.template, reward_model.tokenizer)
+    return ResponseScorer(reward_model, template, microbatch=microbatch, max_length=max_length)
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The shards of a folder in order."""
+    return sorted(path for path in folder.iterdir() if path.name.startswith("shard_"))
+
+
+def shards(items: Sequence, size: int) -> Iterator[tuple[str, Sequence]]:
+    """("shard_00000", items) in order; the last one may be shorter."""
+    for number, start in enumerate(range(0, len(items), size)):
+        yield f"shard_{number:05d}", items[start : start + size]

@@ -1,0 +1,317 @@
+"""The table of stages: Algorithm 1 of the paper, round by round. Read this first.
+
+    prepare                       data files or the sandbox -> typed rows
+    sft                           demonstrations -> SFT policy              (Algorithm 1, step 0)
+    collect                       SFT policy + annotator, or a file -> D    (line 1)
+    train-rm                      D -> reward model r                       (line 2)
+    ppo                           SFT policy + r -> policy                  (line 3)
+    round-1/sample                policy + U -> n answers each              (line 4)
+    round-1/embed                 samples -> rewards, hidden states, drift
+    round-1/METHOD/synthesize     samples -> synthetic pairs (SPG)
+    round-1/METHOD/refine-rm      D, samples, synthetic pairs -> refined r
+    round-1/METHOD/ppo            SFT policy + refined r -> policy          (line 5)
+    evaluate                      all policies and reward models -> win-rates, accuracies
+
+In the first round the methods are siblings: they share everything above `METHOD/`. From the second
+round on each method samples its own policy (`round-2/spg/sample`, ...), and y_w is picked by the
+reward model that trained the sampled policy. A stage's module is imported only when it runs.
+"""
+
+from __future__ import annotations
+
+from rlp_engine.config.schema import MULTI_VIEW, SYNTHESIS, DataFile, RunConfig
+from rlp_engine.errors import ConfigError
+from rlp_engine.stages.spec import StageInput, StageSpec
+
+DATA_TABLES = ("demonstrations", "preferences", "preference_instructions", "unlabeled", "validation", "test")
+"""Keys of [data], and the file of typed rows that `prepare` makes of each: NAME.jsonl."""
+
+_TRAINING = ("seed", "model", "compute", "checkpoint", "log")
+
+
+def build_pipeline(config: RunConfig) -> list[StageSpec]:
+    """Every stage that this config asks for, in an order in which each finds its inputs made."""
+    stages = [_prepare(config)]
+    if not config.sft.ready_model:
+        stages.append(_sft(config))
+    stages += [_collect(config), _train_rm(config), _ppo(config, "ppo", reward="train-rm", round_number=0)]
+    for round_number in range(1, config.rounds + 1):
+        stages += _round(config, round_number)
+    return [*stages, _evaluate(config)]
+
+
+def required_data(config: RunConfig, kinds: set[str]) -> list[ConfigError]:
+    """What these kinds of stages read and the config does not name, one error each."""
+    judges = []
+    if "collect" in kinds and config.collect.source == "annotator":
+        judges.append(("collect", "collect.annotator", config.collect.annotator))
+    if "evaluate" in kinds or ("ppo" in kinds and config.ppo.select == "judge"):
+        judges.append(("evaluate", "evaluate.judge", config.evaluate.judge))
+    missing = [(stage, f"{key}.path", "MODEL") for stage, key, j in judges if j.kind == "reward-model" and not j.path]
+    if config.data.source == "files":
+        missing += [
+            (stage, f"data.{table}.path", "FILE")
+            for table, stage in _tables_of(config, kinds).items()
+            if not getattr(config.data, table).path
+        ]
+    return [ConfigError(f"stage {stage} needs {key}", mend=f"--set {key}={what}") for stage, key, what in missing]
+
+
+def _tables_of(config: RunConfig, kinds: set[str]) -> dict[str, str]:
+    """Tables of [data] that these kinds of stages read -> the first stage that does."""
+    tables: dict[str, str] = {}
+    if "sft" in kinds and not config.sft.ready_model:
+        tables["demonstrations"] = "sft"
+    if "collect" in kinds:
+        tables["preferences" if config.collect.source == "file" else "preference_instructions"] = "collect"
+    if kinds & {"ppo", "sample", "embed", "synthesize"}:
+        tables["unlabeled"] = "ppo"
+    if "ppo" in kinds and config.ppo.select == "judge":
+        tables["validation"] = "ppo"
+    if "evaluate" in kinds:
+        tables["test"] = "evaluate"
+    return tables
+
+
+def sft_policy(config: RunConfig) -> StageInput:
+    """The SFT policy: made by `sft`, or ready."""
+    if config.sft.ready_model:
+        return StageInput("sft_policy", path=config.sft.ready_model)
+    return StageInput("sft_policy", stage="sft", path="model")
+
+
+def _rows(table: str) -> StageInput:
+    return StageInput(table, stage="prepare", path=f"{table}.jsonl")
+
+
+def _external(name: str, path: str) -> tuple[StageInput, ...]:
+    return (StageInput(name, path=path),) if path else ()
+
+
+def _prepare(config: RunConfig) -> StageSpec:
+    files: list[StageInput] = []
+    if config.data.source == "files":
+        for table in DATA_TABLES:
+            file: DataFile = getattr(config.data, table)
+            files += _external(table, file.path) + _external(f"{table}.columns", file.columns_from)
+    return StageSpec(
+        name="prepare",
+        kind="prepare",
+        version=1,
+        inputs=tuple(files),
+        sections=("seed", "data", "sandbox"),
+        function="rlp_engine.stages.prepare:run",
+    )
+
+
+def _sft(config: RunConfig) -> StageSpec:
+    tables = ["demonstrations"]
+    if config.model.init == "scratch":  # the tokenizer is trained on all the instructions of the run but the test set
+        tables += [t for t in ("preference_instructions", "unlabeled") if _has(config, t)]
+    pretrained = config.model.path if config.model.init == "pretrained" else ""
+    return StageSpec(
+        name="sft",
+        kind="sft",
+        version=1,
+        inputs=(*map(_rows, tables), *_external("base_model", pretrained)),
+        sections=(*_TRAINING, "sft"),
+        function="rlp_engine.stages.sft:run",
+    )
+
+
+def _has(config: RunConfig, table: str) -> bool:
+    return config.data.source == "sandbox" or bool(getattr(config.data, table).path)
+
+
+def _collect(config: RunConfig) -> StageSpec:
+    if config.collect.source == "file":
+        inputs: tuple[StageInput, ...] = (_rows("preferences"),)
+        sections: tuple[str, ...] = ("collect",)
+    else:
+        annotator = config.collect.annotator
+        inputs = (sft_policy(config), _rows("preference_instructions"))
+        inputs += _external("annotator", annotator.path if annotator.kind == "reward-model" else "")
+        sections = ("seed", "model", "compute", "generation", "collect", "sandbox")
+    return StageSpec(
+        name="collect",
+        kind="collect",
+        version=1,
+        inputs=inputs,
+        sections=sections,
+        function="rlp_engine.stages.collect:run",
+    )
+
+
+def _train_rm(config: RunConfig) -> StageSpec:
+    return StageSpec(
+        name="train-rm",
+        kind="train-rm",
+        version=1,
+        inputs=(_reward_init(config), StageInput("pairs", stage="collect", path="pairs.jsonl")),
+        sections=(*_TRAINING, "train_rm"),
+        function="rlp_engine.stages.train_rm:run",
+    )
+
+
+def _reward_init(config: RunConfig) -> StageInput:
+    """What a reward model starts from: the SFT policy (METHOD 7.1), or another backbone."""
+    if config.train_rm.base_model:
+        return StageInput("backbone", path=config.train_rm.base_model)
+    policy = sft_policy(config)
+    return StageInput("backbone", stage=policy.stage, path=policy.path)
+
+
+def _ppo(config: RunConfig, name: str, *, reward: str, round_number: int) -> StageSpec:
+    inputs = (
+        sft_policy(config),
+        StageInput("reward_model", stage=reward, path="model"),
+        _rows("unlabeled"),
+    )
+    sections = (*_TRAINING, "generation", "ppo", "train_rm")
+    if config.ppo.select == "judge":
+        judge = config.evaluate.judge
+        inputs += (_rows("validation"), *_external("judge", judge.path if judge.kind == "reward-model" else ""))
+        sections += ("evaluate", "sandbox")
+    return StageSpec(
+        name=name,
+        kind="ppo",
+        version=1,
+        inputs=inputs,
+        sections=sections,
+        function="rlp_engine.stages.ppo:run",
+        params={"round": round_number},
+    )
+
+
+def _round(config: RunConfig, round_number: int) -> list[StageSpec]:
+    """One round of refinement: what the methods share, then a branch for each."""
+    stages: list[StageSpec] = []
+    if round_number == 1:
+        stages += _sampling(config, "round-1", policy="ppo", reward="train-rm", round_number=1)
+    for method in config.methods:
+        previous = f"round-{round_number - 1}/{method}"
+        branch = f"round-{round_number}/{method}"
+        shared = "round-1"
+        if round_number > 1 and method != "reseed":  # the control learns from D alone: it needs no samples
+            shared = branch
+            stages += _sampling(
+                config, branch, policy=f"{previous}/ppo", reward=f"{previous}/refine-rm", round_number=round_number
+            )
+        stages += _branch(config, method, branch=branch, shared=shared, round_number=round_number)
+    return list({stage.name: stage for stage in stages}.values())  # siblings name the same synthesize stage
+
+
+def _sampling(config: RunConfig, folder: str, *, policy: str, reward: str, round_number: int) -> list[StageSpec]:
+    sample = StageSpec(
+        name=f"{folder}/sample",
+        kind="sample",
+        version=1,
+        inputs=(sft_policy(config), StageInput("policy", stage=policy, path="model"), _rows("unlabeled")),
+        sections=("seed", "model", "compute", "generation", "sample"),
+        function="rlp_engine.stages.sample:run",
+        params={"round": round_number},
+    )
+    embed = StageSpec(
+        name=f"{folder}/embed",
+        kind="embed",
+        version=1,
+        inputs=(
+            StageInput("samples", stage=f"{folder}/sample", path="answers"),
+            StageInput("sft_samples", stage=f"{folder}/sample", path="sft_answers"),
+            StageInput("reward_model", stage=reward, path="model"),
+            StageInput("pairs", stage="collect", path="pairs.jsonl"),
+            _rows("unlabeled"),
+        ),
+        sections=("seed", "model", "compute", "embed", "train_rm"),
+        function="rlp_engine.stages.embed:run",
+    )
+    return [sample, embed]
+
+
+def _branch(config: RunConfig, method: str, *, branch: str, shared: str, round_number: int) -> list[StageSpec]:
+    """synthesize (where the method makes pairs), refine-rm and ppo of one method."""
+    stages: list[StageSpec] = []
+    matched = config.refine_rm.reseed.match if method == "reseed" else method
+    synthesis = ""
+    if matched in SYNTHESIS:
+        # Round 1's samples are shared, so methods that synthesize alike share the stage too.
+        owner = SYNTHESIS[matched] if round_number == 1 else matched
+        synthesis = f"round-{round_number}/{owner}/synthesize"
+        if method != "reseed" or round_number == 1:
+            stages.append(_synthesize(config, synthesis, SYNTHESIS[matched], shared=shared, round_number=round_number))
+    stages.append(_refine_rm(config, method, branch, synthesis=synthesis, shared=shared, round_number=round_number))
+    stages.append(_ppo(config, f"{branch}/ppo", reward=f"{branch}/refine-rm", round_number=round_number))
+    return stages
+
+
+def _synthesize(config: RunConfig, name: str, selection: str, *, shared: str, round_number: int) -> StageSpec:
+    equivalence = config.synthesize.equivalence
+    model = equivalence.model if equivalence.kind in ("nli", "embedding") else ""
+    return StageSpec(
+        name=name,
+        kind="synthesize",
+        version=1,
+        inputs=(
+            StageInput("samples", stage=f"{shared}/sample", path="answers"),
+            StageInput("rewards", stage=f"{shared}/embed", path="vectors"),
+            _rows("unlabeled"),
+            *_external("equivalence_model", model),
+        ),
+        sections=("seed", "compute", "synthesize", "sandbox"),
+        function="rlp_engine.stages.synthesize:run",
+        params={"selection": selection, "round": round_number},
+    )
+
+
+def _refine_rm(
+    config: RunConfig, method: str, branch: str, *, synthesis: str, shared: str, round_number: int
+) -> StageSpec:
+    inputs = (_reward_init(config), StageInput("pairs", stage="collect", path="pairs.jsonl"))
+    if synthesis:
+        inputs += (StageInput("synthetic_pairs", stage=synthesis, path="pairs.jsonl"),)
+    if method in MULTI_VIEW:
+        inputs += (StageInput("samples", stage=f"{shared}/sample", path="answers"), _rows("unlabeled"))
+    return StageSpec(
+        name=f"{branch}/refine-rm",
+        kind="refine-rm",
+        version=1,
+        inputs=inputs,
+        sections=(*_TRAINING, "train_rm", "refine_rm"),
+        function="rlp_engine.stages.refine_rm:run",
+        params={"method": method, "round": round_number},
+    )
+
+
+def policies(config: RunConfig) -> dict[str, str]:
+    """Name of each trained policy in the results -> the stage that made it, in the order of the pipeline."""
+    names = {"ppo": "ppo"}
+    for round_number in range(1, config.rounds + 1):
+        names |= {f"round-{round_number}/{m}": f"round-{round_number}/{m}/ppo" for m in config.methods}
+    return names
+
+
+def reward_models(config: RunConfig) -> dict[str, str]:
+    """Name of each reward model in the results -> the stage that made it."""
+    names = {"train-rm": "train-rm"}
+    for round_number in range(1, config.rounds + 1):
+        names |= {f"round-{round_number}/{m}": f"round-{round_number}/{m}/refine-rm" for m in config.methods}
+    return names
+
+
+def _evaluate(config: RunConfig) -> StageSpec:
+    judge = config.evaluate.judge
+    inputs = (
+        sft_policy(config),
+        *(StageInput(f"policy:{name}", stage=stage, path="model") for name, stage in policies(config).items()),
+        *(StageInput(f"reward:{name}", stage=stage, path="model") for name, stage in reward_models(config).items()),
+        _rows("test"),
+        *_external("judge", judge.path if judge.kind == "reward-model" else ""),
+    )
+    return StageSpec(
+        name="evaluate",
+        kind="evaluate",
+        version=1,
+        inputs=inputs,
+        sections=("seed", "model", "compute", "generation", "evaluate", "train_rm", "sandbox"),
+        function="rlp_engine.stages.evaluate:run",
+    )

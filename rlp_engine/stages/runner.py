@@ -1,0 +1,282 @@
+"""Run the stages that are due: lock, signals, log files, attempts, commits. Run again to continue."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.errors import ConfigError, CorruptArtifactError, DataError, RlpError
+from rlp_engine.run.atomic import temporary_name
+from rlp_engine.run.attempt import FORCED, Attempt, complete, finish_commit, needs_finishing
+from rlp_engine.run.events import EventLog
+from rlp_engine.run.fingerprint import DigestCache
+from rlp_engine.run.layout import RunLayout
+from rlp_engine.run.lock import RunLock
+from rlp_engine.run.manifest import current_versions
+from rlp_engine.run.reporting import LogReporter, NullReporter, Reporter, TeeReporter
+from rlp_engine.run.resources import ResourcesInWords
+from rlp_engine.run.signals import StopSignal
+from rlp_engine.stages.plan import PlannedStage, plan_chosen, resolve
+from rlp_engine.stages.selection import Chosen, Selection
+from rlp_engine.stages.spec import ConfigView, StageContext, StageSpec, is_remote
+
+__all__ = ["Selection", "StageStatus", "execute"]
+
+_NUMERIC_PACKAGES = ("torch", "transformers", "rlp")
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """How a stage stands after the run."""
+
+    name: str
+    status: str  # as in PlannedStage
+    did: str  # skip, run, continue, start again
+    because: str
+    seconds: float = 0.0
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+def execute(
+    run_dir: Path,
+    pipeline: Sequence[StageSpec],
+    config: RunConfig,
+    selection: Selection | None = None,
+    reporter: Reporter | None = None,
+) -> list[StageStatus]:
+    """Run every selected stage that is due, in order; a run in which nothing is due writes nothing.
+
+    Returns:
+        A status for each stage of the pipeline.
+
+    Raises:
+        ConfigError: the selection fits no stage, or an input cannot be had; before anything has run.
+        CorruptArtifactError: an artifact that would be read is not what its stage.json says.
+        RunLockedError: another process works on the run.
+        Interrupted: SIGINT or SIGTERM came, and the stage stopped at a point it can continue from.
+        ResourceError: out of memory or disk. And whatever a stage's function raises.
+    """
+    layout = RunLayout(run_dir)
+    reporter = reporter or NullReporter()
+    if not layout.run_dir.is_dir():
+        raise ConfigError(
+            "there is no such run", where=str(layout.run_dir), mend="rlp presets; rlp init DIR --preset NAME"
+        )
+    digests = DigestCache(layout.digests)
+    chosen = resolve(layout.run_dir, pipeline, config, selection, digests=digests)
+    planned = plan_chosen(layout.run_dir, pipeline, config, chosen, digests=digests)
+    _refuse(planned)
+    if not any(stage.is_due for stage in planned) and not any(_is_half_committed(layout, spec) for spec in pipeline):
+        return [_untouched(stage) for stage in planned]
+    with ResourcesInWords("the run directory", layout.run_dir), ExitStack() as stack:
+        stop = stack.enter_context(StopSignal())
+        lock = stack.enter_context(RunLock(layout.lock))
+        stop.before_exit(lock.abandon)
+        number, log = stack.enter_context(_log_files(layout))
+        session = _Session(
+            layout=layout,
+            pipeline=pipeline,
+            config=config,
+            reporter=TeeReporter(reporter, log),
+            events=EventLog(layout.events, launch=number),
+            lock=lock,
+            stop=stop,
+            digests=digests,
+        )
+        return session.run(chosen)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """One launch that holds the lock."""
+
+    layout: RunLayout
+    pipeline: Sequence[StageSpec]
+    config: RunConfig
+    reporter: Reporter
+    events: EventLog
+    lock: RunLock
+    stop: StopSignal
+    digests: DigestCache
+
+    def run(self, chosen: Chosen) -> list[StageStatus]:
+        if self.lock.taken_over:
+            owner = str(self.lock.taken_over)
+            self.reporter.line(f"the lock of a process that is gone was taken over ({owner})")
+            self.events.append("lock taken over", owner=owner)
+        for spec in self.pipeline:
+            if _is_half_committed(self.layout, spec):
+                finish_commit(self.layout, spec.name, self.events)
+                self.events.append("commit finished", stage=spec.name)
+        results: dict[str, StageStatus] = {}
+        while True:  # what a stage made decides what the next ones have to do
+            planned = plan_chosen(self.layout.run_dir, self.pipeline, self.config, chosen, digests=self.digests)
+            self.digests.save()
+            _refuse(planned)
+            due = next((stage for stage in planned if stage.is_due), None)
+            if due is None:
+                break
+            name = due.spec.name
+            if name in results:
+                raise DataError(
+                    f"{name} is done, and due again already: {due.because}",
+                    where=str(self.layout.run_dir),
+                    mend="leave what the run reads as it is, and run again",
+                )
+            self.lock.check()
+            self.stop.check(f"before {name}", mend=f"continue: rlp run {self.layout.shown}")
+            results[name] = self._run_stage(due, is_forced=name in chosen.forced)
+            chosen = chosen.without_force(name)
+        return [results.get(stage.spec.name, _untouched(stage)) for stage in planned]
+
+    def _run_stage(self, stage: PlannedStage, *, is_forced: bool) -> StageStatus:
+        spec, name = stage.spec, stage.spec.name
+        events = self.events.bound(stage=name)
+        for note in stage.notes:
+            self.reporter.warn(note)
+        self._warn_of_other_versions(spec)
+        self.reporter.stage_started(name, stage.will, stage.because)
+        started = time.monotonic()
+        attempt = Attempt(
+            self.layout,
+            name,
+            stage.work,
+            stage.fingerprint,
+            reason=FORCED if is_forced else stage.because,
+            restart=is_forced,
+            events=self.events,
+        )
+        lower = memory_keys(self.config, spec)
+        with attempt, ResourcesInWords(f"stage {name}", self.layout.run_dir, lower):
+            if attempt.kept_aside:
+                aside = attempt.kept_aside.relative_to(self.layout.run_dir)
+                self.reporter.line(f"{name}: unfinished work of before is kept in {aside}")
+            events.append("started", will=stage.will, because=stage.because, fingerprint=stage.fingerprint)
+            context = StageContext(
+                spec=spec,
+                run_dir=self.layout.run_dir,
+                out=attempt.out,
+                inputs=self._input_paths(spec),
+                config=ConfigView(self.config, spec.sections),
+                events=events,
+                reporter=self.reporter,
+                stop=self.stop,
+            )
+            summary = spec.load()(context)
+            self._check_sources(stage)
+            self.lock.check()
+            manifest = attempt.commit(summary, seed=self.config.seed, platform=_platform(), log_patterns=spec.wall_time)
+        seconds = time.monotonic() - started
+        events.append("finished", seconds=round(seconds, 3), fingerprint=stage.fingerprint)
+        self.reporter.stage_finished(name, seconds, manifest.summary)
+        return StageStatus(name, "done", stage.will, stage.because, seconds, manifest.summary)
+
+    def _input_paths(self, spec: StageSpec) -> dict[str, Path | str]:
+        paths: dict[str, Path | str] = {}
+        for item in spec.inputs:
+            if item.stage:
+                paths[item.name] = self.layout.stage(item.stage) / item.path
+            elif is_remote(item.path):
+                paths[item.name] = item.path
+            else:
+                paths[item.name] = Path(item.path).expanduser().absolute()
+        return paths
+
+    def _check_sources(self, stage: PlannedStage) -> None:
+        """A file that changed while the stage read it would be recorded under the digest of its old content."""
+        for item in stage.spec.inputs:
+            if item.stage or is_remote(item.path):
+                continue
+            try:
+                digest = self.digests.of(Path(item.path).expanduser())
+            except OSError:  # gone, but what the stage read is what was hashed
+                continue
+            if digest != stage.work.inputs[item.name].digest:
+                raise DataError(
+                    f"{item.path} changed while {stage.spec.name} read it",
+                    where=str(Path(item.path).expanduser().absolute()),
+                    mend="leave it as it is during the run, and run again",
+                )
+
+    def _warn_of_other_versions(self, spec: StageSpec) -> None:
+        now = current_versions()
+        for item in spec.inputs:
+            found = complete(self.layout, item.stage) if item.stage else None
+            then = found.manifest.versions if found else {}
+            other = [
+                f"{package} {then[package]} -> {now[package]}"
+                for package in _NUMERIC_PACKAGES
+                if package in then and package in now and then[package] != now[package]
+            ]
+            if other:
+                self.reporter.warn(f"{item.stage} was made with other versions: {', '.join(other)}")
+                self.events.append("other versions", stage=spec.name, input=item.stage, versions=other)
+                return
+
+
+def memory_keys(config: RunConfig, spec: StageSpec) -> list[str]:
+    """Config keys of this stage that take less memory when they are lower, with their values."""
+    found = []
+    for section in spec.sections:
+        values = getattr(config, section, None)
+        for key in ("microbatch", "score_microbatch", "rows"):
+            value = getattr(values, key, None)
+            if isinstance(value, int) and value > 1:
+                found.append(f"{section}.{key} (now {value})")
+    return found
+
+
+def _refuse(planned: Sequence[PlannedStage]) -> None:
+    """Before hours of work, not after."""
+    for stage in planned:
+        if stage.refusal and stage.is_due:
+            raise stage.refusal
+
+
+def _is_half_committed(layout: RunLayout, spec: StageSpec) -> bool:
+    try:
+        return needs_finishing(layout, spec.name)
+    except CorruptArtifactError:  # the plan refuses it, or a forced attempt replaces it
+        return False
+
+
+def _untouched(stage: PlannedStage) -> StageStatus:
+    return StageStatus(stage.spec.name, stage.status, "skip", stage.because)
+
+
+@contextmanager
+def _log_files(layout: RunLayout) -> Iterator[tuple[int, LogReporter]]:
+    """A new folder for this launch, and `latest` pointing to it."""
+    number = max((number for number, _ in layout.attempts()), default=0) + 1
+    folder = layout.logs / f"attempt_{number}"
+    folder.mkdir(parents=True)
+    with suppress(OSError):  # only for people, and some file systems have no links
+        link = temporary_name(layout.logs / "latest")
+        link.symlink_to(folder.name)
+        link.replace(layout.logs / "latest")
+    log = LogReporter(folder / "rank_0.log")
+    try:
+        yield number, log
+    except BaseException as error:  # for whoever reads the file later; the error itself goes on
+        text = str(error) if isinstance(error, RlpError) else traceback.format_exc()
+        with suppress(OSError):
+            log.line(f"ended: {text}")
+        raise
+    finally:
+        with suppress(OSError):  # what a full disk did not take at the last line
+            log.close()
+
+
+def _platform() -> dict[str, Any]:
+    """World size and device, without importing torch: a stage that used it has done so."""
+    torch = sys.modules.get("torch")
+    is_cuda = torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized()
+    device = torch.cuda.get_device_name() if is_cuda else "cpu"
+    return {"world_size": 1, "device": device, "system": sys.platform}

@@ -1,0 +1,56 @@
+"""Demonstrations -> SFT policy, with the loss on response tokens only (Algorithm 1, step 0; METHOD 4.4, 4.5).
+
+Outputs: model/ (AutoModelForCausalLM with its tokenizer; adapters merged).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rlp_engine.data.records import Demonstration, Prompt
+from rlp_engine.data.rows import read_demonstrations, read_prompts
+from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.models.lora import add_lora
+from rlp_engine.models.policy import Policy, load_policy, save_policy
+from rlp_engine.models.scratch import build_scratch
+from rlp_engine.randomness import torch_seed
+from rlp_engine.stages.common import prepare_device, train
+from rlp_engine.stages.spec import StageContext
+from rlp_engine.training.sft import SftTask
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    config = context.config
+    device = prepare_device(config.compute)
+    demonstrations = list(read_demonstrations(context.inputs["demonstrations"]))
+    policy = starting_policy(context, demonstrations, device)
+    add_lora(policy.model, config.model.lora, seed=torch_seed(config.seed, 0, "sft", "lora"))
+    template = PromptTemplate(config.model.template, policy.tokenizer)
+    task = SftTask(policy, template, demonstrations, config.sft, seed_parts=(config.seed, 0, "sft"))
+    metrics = train(context, task)
+    save_policy(policy, context.out / "model")
+    return {
+        "demonstrations": len(demonstrations),
+        "parameters": sum(p.numel() for p in policy.model.parameters()),
+        "optimizer_steps": task.total_steps,
+        "loss": metrics.get("loss"),
+    }
+
+
+def starting_policy(context: StageContext, demonstrations: list[Demonstration], device) -> Policy:
+    """The base model by path or hub id, or a new one with a tokenizer trained on the run's own data."""
+    config = context.config
+    if config.model.init == "pretrained":
+        return load_policy(context.inputs["base_model"], config.model, device=device)
+    tables = [context.inputs[name] for name in ("preference_instructions", "unlabeled") if name in context.inputs]
+    prompts = [prompt for table in tables for prompt in read_prompts(table)]
+    return build_scratch(config.model, training_texts(demonstrations, prompts), seed=config.seed, device=device)
+
+
+def training_texts(demonstrations: list[Demonstration], prompts: list[Prompt]) -> Iterator[str]:
+    """What a new tokenizer is trained on: demonstrations with their answers, and bare instructions."""
+    for demonstration in demonstrations:
+        yield from (demonstration.prompt.instruction, demonstration.prompt.input, demonstration.output)
+    for prompt in prompts:
+        yield from (prompt.instruction, prompt.input)

@@ -1,0 +1,155 @@
+"""Checkpoints: everything that a training stage needs to go on after a step.
+
+    checkpoints/step_000120/
+      tensors.safetensors     trained weights, AdamW's state, states of the random generators
+      state.json              step, plain values, size and sha256 of the tensors
+      COMPLETE                sha256 of state.json; written last
+
+A folder without COMPLETE does not count. Digests are verified before anything is taken over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rlp_engine.errors import CorruptArtifactError
+from rlp_engine.run.atomic import fsync, fsync_tree, rename
+
+TENSORS, STATE, COMPLETE = "tensors.safetensors", "state.json", "COMPLETE"
+_PREFIX, _PARTIAL = "step_", ".partial"
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """What a task needs to go on: tensors by name, and values that JSON can hold (floats come back exactly)."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read and verified."""
+
+    step: int
+    saved: datetime
+    state: TaskState
+
+
+@dataclass(frozen=True)
+class Search:
+    """The newest good checkpoint of a folder, or None, and the newer ones that were passed over: (name, why)."""
+
+    found: Checkpoint | None
+    skipped: list[tuple[str, str]]
+
+
+def save(folder: Path, step: int, state: TaskState, *, keep: int) -> Path:
+    """Write `folder`/step_NNNNNN, then remove all but the newest `keep` whole checkpoints.
+
+    Safe to kill at any point: COMPLETE comes last, and an older checkpoint goes only after that.
+    """
+    final = folder / f"{_PREFIX}{step:06d}"
+    partial = folder / (final.name + _PARTIAL)
+    for leftover in (partial, final):  # of this step, from a run that was killed here; or it failed its check
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    partial.mkdir(parents=True)
+    save_file({name: tensor.contiguous() for name, tensor in state.tensors.items()}, partial / TENSORS)
+    record = {
+        "schema": 1,
+        "step": step,
+        "saved": datetime.now(UTC).isoformat(timespec="seconds"),
+        "values": dict(state.values),
+        "tensors": {"sha256": _sha256(partial / TENSORS), "bytes": (partial / TENSORS).stat().st_size},
+    }
+    (partial / STATE).write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+    fsync_tree(partial)
+    rename(partial, final)
+    (final / COMPLETE).write_text(_sha256(final / STATE), encoding="utf-8")
+    for path in (final / COMPLETE, final):
+        fsync(path)
+    _remove_old(folder, keep)
+    return final
+
+
+def newest(folder: Path) -> Search:
+    """Look for the newest checkpoint that is whole and whose digests are right."""
+    skipped = []
+    for path in reversed(_folders(folder)):
+        try:
+            return Search(load(path), skipped)
+        except CorruptArtifactError as error:
+            skipped.append((path.name, error.found))
+    return Search(None, skipped)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read one checkpoint.
+
+    Raises:
+        CorruptArtifactError: it is not whole, or a digest differs.
+    """
+    try:
+        marker = (path / COMPLETE).read_text(encoding="utf-8")
+        if marker != _sha256(path / STATE):
+            raise _corrupt(path, f"{STATE} has changed since it was saved")
+        record = json.loads((path / STATE).read_text(encoding="utf-8"))
+        if record["tensors"]["sha256"] != _sha256(path / TENSORS):
+            raise _corrupt(path, f"{TENSORS} has changed since it was saved")
+        tensors = load_file(path / TENSORS)
+    except FileNotFoundError as error:
+        raise _corrupt(path, f"incomplete: no {Path(error.filename).name}") from error
+    except SafetensorError as error:
+        raise _corrupt(path, f"{TENSORS} does not read: {error}") from error
+    return Checkpoint(record["step"], datetime.fromisoformat(record["saved"]), TaskState(tensors, record["values"]))
+
+
+def random_states() -> dict[str, Tensor]:
+    """The states of torch's generators, which dropout draws from."""
+    states = {"random/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["random/cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_random_states(tensors: Mapping[str, Tensor]) -> None:
+    """Set torch's generators; a checkpoint from another kind of device has only the CPU's."""
+    torch.set_rng_state(tensors["random/cpu"])
+    if "random/cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random/cuda"])
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Checkpoint folders, whole or not, oldest step first."""
+    found = [path for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
+    return sorted(found, key=lambda path: (path.name.removesuffix(_PARTIAL), not path.name.endswith(_PARTIAL)))
+
+
+def _remove_old(folder: Path, keep: int) -> None:
+    """Keep the newest `keep` that have COMPLETE; older ones and everything half-written go."""
+    whole = [path for path in _folders(folder) if (path / COMPLETE).exists()]
+    for path in _folders(folder):
+        if path not in whole[-keep:]:
+            shutil.rmtree(path)
+
+
+def _corrupt(path: Path, found: str) -> CorruptArtifactError:
+    return CorruptArtifactError(f"checkpoint {path.name} cannot be used", where=str(path), found=found)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,240 @@
+"""UML: Bradley-Terry on the pairs and the multi-view loss on the policy's answers, L = BT + lambda * L_M (METHOD 2).
+
+First heads and critic learn alone on detached v, then everything together while beta rises (METHOD
+7.15): without the warm-up the representation collapses and L_M does nothing (SANDBOX.md lesson 4).
+
+Shapes: B = policy pairs of a microbatch, D = hidden width of the reward model, K = width of z.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlp_engine.config.schema import MultiViewConfig, RefineRmConfig
+from rlp_engine.data.records import PreferencePair, Prompt
+from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.errors import DataError
+from rlp_engine.methods.multi_view import Critic, MultiViewKind, ViewHeads, beta_at, choose_views, multi_view_loss
+from rlp_engine.models.reward import RewardModel
+from rlp_engine.randomness import KeyPart, normals, torch_seed, uniforms
+from rlp_engine.training.checkpoint import TaskState
+from rlp_engine.training.optimizer import LossShare, ParameterGroup, Updater
+from rlp_engine.training.order import items_between, steps_of
+from rlp_engine.training.pairs import Diagnostics, PairBatches, device_of_module, read
+from rlp_engine.training.steps import Task
+
+
+@dataclass(frozen=True)
+class PolicyAnswers:
+    """The n answers that a policy gave to one instruction."""
+
+    prompt: Prompt
+    texts: list[str]
+
+
+@dataclass(frozen=True)
+class ViewPair:
+    """Two answers to one instruction, as the reward model reads them."""
+
+    group: int  # number of the instruction's normalised text: equal ones are never negatives
+    views: tuple[list[int], list[int]]
+    key: tuple[KeyPart, ...]  # of its noise
+
+
+class ViewPairs:
+    """Which pairs of policy answers a step has (METHOD 2.3).
+
+    An instruction comes once an epoch and at most once in a minibatch, with an ordered pair of answers of
+    different text, drawn uniformly by (seed, epoch, prompt id). Instructions whose normalised texts are
+    equal count as one; an instruction whose answers are all equal is left out.
+
+    Raises:
+        DataError: fewer instructions than pairs a step.
+    """
+
+    def __init__(
+        self,
+        answers: Sequence[PolicyAnswers],
+        encode: Callable[[Prompt, str], list[int]],
+        size: int,
+        seed_parts: tuple[KeyPart, ...],
+    ) -> None:
+        self._encode, self._size = encode, size
+        self._key = (*seed_parts, "views")
+        groups: dict[str, list[PolicyAnswers]] = defaultdict(list)
+        for answer in answers:
+            if len(set(answer.texts)) > 1:
+                groups[normalised(answer.prompt)].append(answer)
+        self._groups = list(groups.values())
+        if len(self._groups) < size:
+            raise DataError(
+                f"only {len(self._groups)} of {len(answers)} instructions have two different answers, "
+                f"and {size} are needed for a step",
+                mend=f"sample more instructions, or --set refine_rm.multi_view.pairs_per_step={len(self._groups)} "
+                "(at least 8)",
+            )
+
+    def of_step(self, step: int) -> list[ViewPair]:
+        """The pairs of step `step`, counted from 1 over warm-up and joint training."""
+        per_epoch = len(self._groups) // self._size  # the rest of an epoch is left out: no minibatch straddles two
+        epoch, place = divmod(step - 1, per_epoch)
+        first = epoch * len(self._groups) + place * self._size
+        items = items_between(first, first + self._size, len(self._groups), (*self._key, "order"))
+        return [self._pair(group, epoch) for group, epoch in items]
+
+    def _pair(self, group: int, epoch: int) -> ViewPair:
+        members = self._groups[group]
+        which, draw = uniforms(2, *self._key, epoch, members[0].prompt.prompt_id)
+        member = members[int(which * len(members))]
+        chosen = choose_views(member.texts, float(draw))
+        assert chosen is not None, "instructions whose answers are all equal were left out"
+        encoded = tuple(self._encode(member.prompt, member.texts[index]) for index in chosen)
+        return ViewPair(group, encoded, (*self._key, "noise", epoch, member.prompt.prompt_id))
+
+
+def normalised(prompt: Prompt) -> str:
+    """The instruction's text without differences of case and white space: equal ones are one instruction."""
+    return " ".join(f"{prompt.instruction}\n{prompt.input}".casefold().split())
+
+
+class MultiViewTask(Task):
+    """Pairs and policy answers -> refined reward model, with `config.multi_view.warmup_steps` steps before.
+
+    Args:
+        template: made with the reward model's tokenizer.
+        kind: uml, or one of its ablations (METHOD 2.5).
+        seed_parts: (seed, round, stage name), the start of every random key.
+        total_steps: of joint training, full minibatches; None = `config.epochs` passes over the pairs.
+        max_length: of prompt and response, tokens; None = the config's.
+    """
+
+    def __init__(
+        self,
+        reward_model: RewardModel,
+        template: PromptTemplate,
+        pairs: Sequence[PreferencePair],
+        answers: Sequence[PolicyAnswers],
+        config: RefineRmConfig,
+        *,
+        kind: MultiViewKind,
+        seed_parts: tuple[KeyPart, ...],
+        total_steps: int | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        max_length = max_length or config.max_length
+        self.reward_model, self.config, self.kind = reward_model, config.multi_view, kind
+        self.batches = PairBatches(reward_model, template, pairs, config, seed_parts=seed_parts, max_length=max_length)
+        self.view_pairs = ViewPairs(
+            answers,
+            lambda prompt, text: template.encode_scored(prompt, text, max_length),
+            self.config.pairs_per_step,
+            seed_parts,
+        )
+        own_steps = steps_of(self.batches.count, config.epochs, config.minibatch)
+        self.joint_steps = own_steps if total_steps is None else total_steps
+        self.epochs = config.epochs if self.joint_steps == own_steps else None
+        self.total_steps = self.config.warmup_steps + self.joint_steps
+        device = device_of_module(reward_model)
+        self.heads, self.critic = new_heads(reward_model, self.config, kind, (*seed_parts, "heads"))
+        self.heads.to(device)
+        modules = {"heads": self.heads}
+        if self.critic is not None:
+            modules["critic"] = self.critic.to(device)
+        groups = [
+            ParameterGroup("reward", {"reward": reward_model}),
+            ParameterGroup("heads", modules, learning_rate=self.config.learning_rate, constant=True),
+        ]
+        self._updater = Updater(groups, config.optimizer, self.joint_steps, device)
+
+    def step(self, step: int) -> dict[str, float]:
+        joint_step = step - self.config.warmup_steps
+        diagnostics: Diagnostics = defaultdict(list)
+        if joint_step < 1:
+            self.reward_model.eval()
+            metrics = self._updater.update(self.view_shares(step, diagnostics, is_warmup=True), index=0)
+        else:
+            self.reward_model.train()
+            metrics = self._updater.update(self._joint_shares(step, joint_step, diagnostics), index=joint_step - 1)
+        return metrics | {"warmup": float(joint_step < 1)} | {name: sum(values) for name, values in diagnostics.items()}
+
+    def _joint_shares(self, step: int, joint_step: int, diagnostics: Diagnostics) -> Iterator[LossShare]:
+        yield from self.batches.loss_shares(self.batches.rows_of(joint_step, epochs=self.epochs), diagnostics)
+        yield from self.view_shares(step, diagnostics, is_warmup=False)
+
+    def view_shares(self, step: int, diagnostics: Diagnostics, *, is_warmup: bool) -> Iterator[LossShare]:
+        """Callables that sum to lambda * L_M; to L_M itself in the warm-up.
+
+        L_M is the mean over microbatches, weighted by their pairs: the microbatch is part of the
+        method, because negatives come from the same one.
+        """
+        beta = self.config.beta_start
+        if not is_warmup:
+            joint_step = step - self.config.warmup_steps
+            beta = beta_at(
+                joint_step, self.joint_steps, self.config.beta_start, self.config.beta_end, self.config.beta_ramp
+            )
+        pairs = self.view_pairs.of_step(step)
+        parts = np.array_split(np.arange(len(pairs)), math.ceil(len(pairs) / self.config.microbatch))
+        for rows in parts:
+            members = [pairs[row] for row in rows]
+            yield partial(self._view_share, members, len(pairs), beta, is_warmup, diagnostics)
+
+    def _view_share(
+        self, pairs: Sequence[ViewPair], count: int, beta: float, is_warmup: bool, diagnostics: Diagnostics
+    ) -> Tensor:
+        sequences = [pair.views[0] for pair in pairs] + [pair.views[1] for pair in pairs]
+        with torch.set_grad_enabled(not is_warmup):  # the warm-up's v is detached
+            v1_BD, v2_BD = read(self.reward_model, sequences)[1].split(len(pairs))
+        noise1_BK, noise2_BK = (self._noise(pairs, view).to(v1_BD.device) for view in (0, 1))
+        loss, found = multi_view_loss(
+            self.kind,
+            self.heads,
+            self.critic,
+            v1_BD,
+            v2_BD,
+            torch.tensor([pair.group for pair in pairs], device=v1_BD.device),
+            noise1_BK,
+            noise2_BK,
+            beta,
+            negatives=self.config.negatives,
+            skl=self.config.skl,
+            temperature=self.config.temperature,
+        )
+        share = len(pairs) / count
+        diagnostics["multi_view"].append(float(loss.detach()) * share)
+        for name, value in found.items():
+            diagnostics[name].append(float(value) * share)
+        return loss * share * (1.0 if is_warmup else self.config.weight)
+
+    def _noise(self, pairs: Sequence[ViewPair], view: int) -> Tensor:
+        """(B, K): a function of the pair, not of its place in a batch."""
+        rows = [normals(self.config.latent_size, *pair.key, view) for pair in pairs]
+        return torch.from_numpy(np.stack(rows)).float()
+
+    def state(self) -> TaskState:
+        return TaskState(self._updater.tensors())
+
+    def restore(self, state: TaskState) -> None:
+        self._updater.restore(state.tensors)
+
+
+def new_heads(
+    reward_model: RewardModel, config: MultiViewConfig, kind: MultiViewKind, key: tuple[KeyPart, ...]
+) -> tuple[ViewHeads, Critic | None]:
+    """Heads and critic with weights drawn from the key; torch's own generator is left as it was."""
+    width = reward_model.head.in_features
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(*key))
+        heads = ViewHeads(width, config.hidden_size, config.latent_size, config.layer_norm)
+        if kind == "cl":
+            return heads, None
+        left = width if kind == "infomax" else config.latent_size
+        return heads, Critic(left, config.latent_size, config.hidden_size)

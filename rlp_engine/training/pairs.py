@@ -1,0 +1,144 @@
+"""Bradley-Terry training of a reward model on preference pairs (METHOD 4).
+
+Shapes: P = pairs of a microbatch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from rlp_engine.config.schema import RewardTrainingConfig
+from rlp_engine.data.batching import pad
+from rlp_engine.data.records import PreferencePair
+from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.errors import DataError
+from rlp_engine.methods.bradley_terry import bradley_terry_loss, pair_accuracy
+from rlp_engine.models.reward import RewardModel
+from rlp_engine.randomness import KeyPart
+from rlp_engine.training.checkpoint import TaskState
+from rlp_engine.training.optimizer import LossShare, ParameterGroup, Updater
+from rlp_engine.training.order import minibatch_at, steps_of
+from rlp_engine.training.steps import Task
+
+Diagnostics = dict[str, list[float]]
+
+
+class PairBatches:
+    """Preference pairs as losses: which pairs a step has, and their share of its Bradley-Terry loss.
+
+    Args:
+        template: made with the reward model's tokenizer.
+        seed_parts: (seed, round, stage name), the start of every random key.
+        max_length: tokens of prompt and response, cut on the right.
+
+    Raises:
+        DataError: there are no pairs, or all have weight 0.
+    """
+
+    def __init__(
+        self,
+        reward_model: RewardModel,
+        template: PromptTemplate,
+        pairs: Sequence[PreferencePair],
+        config: RewardTrainingConfig,
+        *,
+        seed_parts: tuple[KeyPart, ...],
+        max_length: int,
+    ) -> None:
+        pairs = [pair for pair in pairs if pair.weight > 0]
+        if not pairs:
+            raise DataError("there is no preference pair to learn from", mend="check the pairs with `rlp data check`")
+        self.reward_model = reward_model
+        self.config = config
+        self._key = (*seed_parts, "order")
+        self._weights = [pair.weight for pair in pairs]
+        self._chosen = [template.encode_scored(pair.prompt, pair.chosen, max_length) for pair in pairs]
+        self._rejected = [template.encode_scored(pair.prompt, pair.rejected, max_length) for pair in pairs]
+        self.count = len(pairs)
+
+    def rows_of(self, step: int, *, epochs: int | None) -> list[int]:
+        """Pairs of step `step`, counted from 1; with `epochs` the last step ends where the last epoch does."""
+        return minibatch_at(step, self.count, self.config.minibatch, self._key, epochs=epochs)
+
+    def loss_shares(self, rows: Sequence[int], diagnostics: Diagnostics) -> Iterator[LossShare]:
+        """Callables that sum to the weighted mean loss of these pairs; each adds its diagnostics when it is called."""
+        total_weight = sum(self._weights[row] for row in rows)
+        ordered = sorted(rows, key=lambda row: (-max(len(self._chosen[row]), len(self._rejected[row])), row))
+        for first in range(0, len(ordered), self.config.microbatch):
+            members = ordered[first : first + self.config.microbatch]
+            yield partial(self._share, members, total_weight, len(rows), diagnostics)
+
+    def _share(self, rows: Sequence[int], total_weight: float, count: int, diagnostics: Diagnostics) -> Tensor:
+        """Chosen and rejected go through the model together, so that one forward pass serves a microbatch."""
+        sequences = [self._chosen[row] for row in rows] + [self._rejected[row] for row in rows]
+        chosen_P, rejected_P = read(self.reward_model, sequences)[0].split(len(rows))
+        weight_P = torch.tensor([self._weights[row] for row in rows], device=chosen_P.device)
+        with torch.no_grad():
+            share = len(rows) / count
+            diagnostics["accuracy"].append(float(pair_accuracy(chosen_P, rejected_P)) * share)
+            diagnostics["margin"].append(float((chosen_P - rejected_P).mean()) * share)
+            diagnostics["reward_mean"].append(float((chosen_P + rejected_P).mean()) / 2 * share)
+        loss = bradley_terry_loss(chosen_P, rejected_P, weight_P, denominator=total_weight)
+        diagnostics["bradley_terry"].append(float(loss.detach()))
+        return loss
+
+
+class PairsTask(Task):
+    """Pairs -> reward model. Every pair is seen `epochs` times; the last minibatch may be short.
+
+    Args:
+        total_steps: this many full minibatches instead of `epochs` passes, for a control that is matched in steps.
+        max_length: of prompt and response, tokens; None = the config's.
+    """
+
+    def __init__(
+        self,
+        reward_model: RewardModel,
+        template: PromptTemplate,
+        pairs: Sequence[PreferencePair],
+        config: RewardTrainingConfig,
+        *,
+        seed_parts: tuple[KeyPart, ...],
+        total_steps: int | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        self.reward_model = reward_model
+        self.batches = PairBatches(
+            reward_model, template, pairs, config, seed_parts=seed_parts, max_length=max_length or config.max_length
+        )
+        own_steps = steps_of(self.batches.count, config.epochs, config.minibatch)
+        self.total_steps = own_steps if total_steps is None else total_steps
+        self.epochs = config.epochs if self.total_steps == own_steps else None
+        group = ParameterGroup("reward", {"reward": reward_model})
+        self._updater = Updater([group], config.optimizer, self.total_steps, device_of_module(reward_model))
+
+    def step(self, step: int) -> dict[str, float]:
+        self.reward_model.train()
+        diagnostics: Diagnostics = defaultdict(list)
+        rows = self.batches.rows_of(step, epochs=self.epochs)
+        metrics = self._updater.update(self.batches.loss_shares(rows, diagnostics), index=step - 1)
+        del diagnostics["bradley_terry"]  # it is the loss
+        return metrics | {name: sum(values) for name, values in diagnostics.items()}
+
+    def state(self) -> TaskState:
+        return TaskState(self._updater.tensors())
+
+    def restore(self, state: TaskState) -> None:
+        self._updater.restore(state.tensors)
+
+
+def read(reward_model: RewardModel, sequences: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Rewards (N,) and hidden states (N, D) of token id sequences, with gradients."""
+    ids_NL, attention_NL = pad(sequences, reward_model.tokenizer.pad_token_id, "right")
+    device = device_of_module(reward_model)
+    output = reward_model(ids_NL.to(device), attention_NL.to(device))
+    return output.rewards_B, output.hidden_BD
+
+
+def device_of_module(module: torch.nn.Module) -> torch.device:
+    return next(module.parameters()).device

@@ -1,0 +1,211 @@
+"""PPO against a reward model with a KL penalty (METHOD 5, column `ours`; AlpacaFarm's ways are keys of PpoConfig).
+
+One step: a rollout (rollout.py), rewards and advantages (experience.py), then `epochs` passes of
+minibatches over it. Policy and value model are separate networks that one summed loss updates.
+
+Shapes: B = answers of the rollout batch, R = rows of a microbatch, T = response positions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from rlp_engine.config.schema import GenerationConfig, PpoConfig
+from rlp_engine.data.records import Prompt
+from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.methods.kl import next_kl_coefficient
+from rlp_engine.methods.ppo_loss import num_counted, policy_loss, value_loss
+from rlp_engine.models.policy import Policy
+from rlp_engine.models.value import ValueModel
+from rlp_engine.randomness import KeyPart, permutation
+from rlp_engine.training.checkpoint import TaskState
+from rlp_engine.training.experience import Experience, experience_of
+from rlp_engine.training.health import PpoAlarms, check_tensors
+from rlp_engine.training.optimizer import LossShare, ParameterGroup, Updater
+from rlp_engine.training.rollout import Collector, Scorer
+from rlp_engine.training.rows import microbatches
+from rlp_engine.training.steps import Task
+
+Diagnostics = dict[str, list[Tensor]]
+
+
+class PpoTask(Task):
+    """SFT policy and reward model -> policy.
+
+    Args:
+        policy: what learns; starts as the SFT policy.
+        reference: the frozen SFT policy; None = the policy with its adapters off (LoRA on a merged SFT policy).
+        value_model: over the policy's tokens; it learns too.
+        scorer: the reward model, scoring decoded text with its own tokenizer.
+        prompts: U; those longer than generation.max_prompt_tokens are dropped (`num_dropped_prompts`).
+        seed_parts: (seed, round, stage name), the start of every random key.
+        reward_mean, reward_std: of the scores of the SFT policy's samples, which PPO's scores are scaled by
+            (config.reward_scale = "reference"); 0 and 1 leave them as they are.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        reference: nn.Module | None,
+        value_model: ValueModel,
+        scorer: Scorer,
+        template: PromptTemplate,
+        prompts: Sequence[Prompt],
+        config: PpoConfig,
+        generation: GenerationConfig,
+        seed_parts: tuple[KeyPart, ...],
+        reward_mean: float = 0.0,
+        reward_std: float = 1.0,
+    ) -> None:
+        self.policy, self.value_model, self.config, self.seed_parts = policy, value_model, config, seed_parts
+        self.reward_mean, self.reward_std = reward_mean, reward_std
+        self.total_steps = config.steps
+        self.kl_coefficient = config.kl_coefficient
+        self.collector = Collector(
+            policy, reference, value_model, scorer, template, prompts, config, generation, seed_parts
+        )
+        self.num_dropped_prompts = self.collector.num_dropped
+        group = ParameterGroup("policy", {"policy": policy.model, "value": value_model})
+        self._updater = Updater([group], config.optimizer, config.steps, self.collector.device)
+        self._alarms = PpoAlarms(config.health)
+        self._warnings: list[str] = []
+        self._last: Experience | None = None
+
+    def step(self, step: int) -> dict[str, float]:
+        started = time.perf_counter()
+        rollout = self.collector.collect(step)
+        check_tensors(
+            scores=rollout.scores_B,
+            logprobs=rollout.logprobs_BT,
+            reference_logprobs=rollout.reference_logprobs_BT,
+            values=rollout.values_BT,
+        )
+        experience, metrics = experience_of(
+            rollout, self.config, self.kl_coefficient, reward_mean=self.reward_mean, reward_std=self.reward_std
+        )
+        self._last = experience
+        collected = time.perf_counter()
+        metrics |= {"kl_coefficient": self.kl_coefficient} | self._learn(experience, step)
+        metrics |= {"collect_seconds": collected - started, "learn_seconds": time.perf_counter() - collected}
+        sequence_kl = metrics[f"kl_{self.config.kl_estimator}"]
+        if self.config.kl_controller == "adaptive":
+            self.kl_coefficient = next_kl_coefficient(
+                self.kl_coefficient, sequence_kl, target=self.config.kl_target, gain=self.config.kl_gain
+            )
+        self._warnings = self._alarms.look(kl=sequence_kl, length=metrics["length"])
+        return metrics
+
+    def _learn(self, experience: Experience, step: int) -> dict[str, float]:
+        """Two times two updates by default; the schedule moves once a PPO step (METHOD 5.1, step 8)."""
+        self.policy.model.train()
+        self.value_model.train()
+        updates: list[dict[str, float]] = []
+        for epoch in range(self.config.epochs):
+            order = permutation(self.config.rollout_batch, *self.seed_parts, "minibatches", step, epoch).tolist()
+            for first in range(0, len(order), self.config.minibatch):
+                diagnostics: Diagnostics = defaultdict(list)
+                shares = self.loss_shares(experience, order[first : first + self.config.minibatch], diagnostics)
+                update = self._updater.update(shares, index=step - 1)
+                updates.append(update | _combined(diagnostics))
+        return _over_updates(updates)
+
+    def loss_shares(self, experience: Experience, rows: Sequence[int], diagnostics: Diagnostics) -> Iterator[LossShare]:
+        """Callables that sum to the loss of the minibatch `rows`; each adds its diagnostics when it is called."""
+        rollout = experience.rollout
+        denominator = num_counted(rollout.is_live_BT[list(rows)], self.config.mask_padding)
+        for members in microbatches(rows, rollout.prompt_ids, rollout.response_ids, self.config.microbatch):
+            yield partial(self._share, experience, members, denominator, diagnostics)
+
+    def _share(self, experience: Experience, rows: list[int], denominator: int, diagnostics: Diagnostics) -> Tensor:
+        config, rollout = self.config, experience.rollout
+        packed = self.collector.pack(
+            [rollout.prompt_ids[row] for row in rows], [rollout.response_ids[row] for row in rows]
+        )
+        width = packed.ids_RL.shape[1] - packed.start
+
+        def of_rows(values_BT: Tensor) -> Tensor:
+            return values_BT[rows, :width]
+
+        live_RT = of_rows(rollout.is_live_BT)
+        policy_share, of_policy = policy_loss(
+            self.collector.policy_logprobs(packed),
+            of_rows(rollout.logprobs_BT),
+            of_rows(experience.advantages_BT),
+            live_RT,
+            clip_ratio=config.clip_ratio,
+            denominator=denominator,
+            mask_padding=config.mask_padding,
+        )
+        value_share, of_value = value_loss(
+            self.collector.values(packed),
+            of_rows(rollout.values_BT),
+            of_rows(experience.returns_BT),
+            live_RT,
+            clip_value=config.clip_value,
+            denominator=denominator,
+            mask_padding=config.mask_padding,
+        )
+        own = {"policy_loss": policy_share.detach(), "value_loss": value_share.detach(), **of_policy, **of_value}
+        for name, value in own.items():
+            diagnostics[name].append(value)
+        return policy_share + config.value_coefficient * value_share
+
+    def samples(self) -> list[dict[str, Any]]:
+        if self._last is None:
+            return []
+        rollout = self._last.rollout
+        kl_B = self._last.kl_BT.sum(1).tolist()
+        return [
+            {
+                "prompt_id": prompt.prompt_id,
+                "instruction": prompt.instruction,
+                "input": prompt.input,
+                "response": text,
+                "score": score,
+                "kl": kl,
+                "tokens": len(ids),
+                "ended": ended,
+            }
+            for prompt, text, score, kl, ids, ended in zip(
+                rollout.prompts,
+                rollout.texts,
+                rollout.scores_B.tolist(),
+                kl_B,
+                rollout.response_ids,
+                rollout.ended_B.tolist(),
+                strict=True,
+            )
+        ]
+
+    def warnings(self) -> list[str]:
+        return self._warnings
+
+    def state(self) -> TaskState:
+        values = {"kl_coefficient": self.kl_coefficient, "alarms": self._alarms.state()}
+        return TaskState(self._updater.tensors(), values)
+
+    def restore(self, state: TaskState) -> None:
+        self._updater.restore(state.tensors)
+        self.kl_coefficient = state.values["kl_coefficient"]
+        self._alarms.restore(state.values["alarms"])
+
+
+def _combined(diagnostics: Diagnostics) -> dict[str, float]:
+    """Diagnostics of a minibatch from its microbatches: shares add up, and of maxima the maximum counts."""
+    return {name: float(max(values) if name.endswith("_max") else sum(values)) for name, values in diagnostics.items()}
+
+
+def _over_updates(updates: list[dict[str, float]]) -> dict[str, float]:
+    """Mean over the updates of a step, of maxima the maximum; and the first minibatch's ratio, which must be 1."""
+    result = {"first_ratio_max": updates[0]["ratio_max"]}
+    for name in updates[0]:
+        values = [update[name] for update in updates]
+        result[name] = max(values) if name.endswith("_max") else sum(values) / len(values)
+    return result

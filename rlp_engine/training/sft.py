@@ -1,0 +1,100 @@
+"""Supervised fine-tuning: token-mean negative log-likelihood of the response tokens (METHOD 4.4, 4.5).
+
+The rows of a microbatch are padded, and the padding has log-probability 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from rlp_engine.config.schema import SftConfig
+from rlp_engine.data.records import Demonstration
+from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.errors import DataError
+from rlp_engine.generation.logprobs import response_logprobs
+from rlp_engine.models.policy import Policy
+from rlp_engine.randomness import KeyPart
+from rlp_engine.training.checkpoint import TaskState
+from rlp_engine.training.optimizer import LossShare, ParameterGroup, Updater
+from rlp_engine.training.order import minibatch_at, steps_of
+from rlp_engine.training.rows import microbatches, pack
+from rlp_engine.training.steps import Task
+
+
+class SftTask(Task):
+    """Demonstrations -> policy. Every demonstration is seen `epochs` times; the last minibatch may be short.
+
+    Args:
+        seed_parts: start of every random key: (seed, round, stage name).
+
+    Raises:
+        DataError: no demonstration has a response token within max_length.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        template: PromptTemplate,
+        demonstrations: Sequence[Demonstration],
+        config: SftConfig,
+        *,
+        seed_parts: tuple[KeyPart, ...],
+    ) -> None:
+        self.policy = policy
+        self.config = config
+        self._key = (*seed_parts, "order")
+        examples = [self._encode(template, demonstration) for demonstration in demonstrations]
+        self._prompts = [prompt for prompt, response in examples if response]
+        self._responses = [response for _, response in examples if response]
+        self.num_without_response = len(examples) - len(self._responses)
+        if not self._responses:
+            raise DataError(
+                f"none of {len(demonstrations)} demonstrations has a response within {config.max_length} tokens",
+                mend="raise sft.max_length, or check the demonstrations with `rlp data check`",
+            )
+        self.total_steps = steps_of(self.total_items, config.epochs, config.minibatch)
+        group = ParameterGroup("policy", {"policy": policy.model})
+        self._updater = Updater([group], config.optimizer, self.total_steps, policy.model.device)
+
+    def _encode(self, template: PromptTemplate, demonstration: Demonstration) -> tuple[list[int], list[int]]:
+        """Tokens before the first response token, and from there on."""
+        ids, is_response = template.encode_example(
+            demonstration.prompt, demonstration.output, max_length=self.config.max_length
+        )
+        start = is_response.index(True) if True in is_response else len(ids)
+        assert all(is_response[start:]), "response tokens come last and together"
+        return ids[:start], ids[start:]
+
+    def step(self, step: int) -> dict[str, float]:
+        rows = minibatch_at(step, self.total_items, self.config.minibatch, self._key, epochs=self.config.epochs)
+        self.policy.model.train()
+        metrics = self._updater.update(self.loss_shares(rows), index=step - 1)
+        return {**metrics, "epoch": min(self.config.epochs, step * self.config.minibatch / self.total_items)}
+
+    @property
+    def total_items(self) -> int:
+        return len(self._responses)
+
+    def loss_shares(self, rows: Sequence[int]) -> Iterator[LossShare]:
+        """Callables that sum to the token-mean loss of these demonstrations, one a microbatch."""
+        num_tokens = sum(len(self._responses[row]) for row in rows)
+        for members in microbatches(rows, self._prompts, self._responses, self.config.microbatch):
+            yield partial(self._share, members, num_tokens)
+
+    def _share(self, rows: Sequence[int], num_tokens: int) -> Tensor:
+        packed = pack(
+            [self._prompts[row] for row in rows],
+            [self._responses[row] for row in rows],
+            pad_id=self.policy.tokenizer.pad_token_id,
+            device=self.policy.model.device,
+        )
+        return -response_logprobs(self.policy.model, *packed).sum() / num_tokens
+
+    def state(self) -> TaskState:
+        return TaskState(self._updater.tensors())
+
+    def restore(self, state: TaskState) -> None:
+        self._updater.restore(state.tensors)

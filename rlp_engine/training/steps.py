@@ -1,0 +1,171 @@
+"""The step loop of every training stage: continue, step, check, log, checkpoint, stop on a signal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rlp_engine.config.schema import CheckpointConfig, LogConfig
+from rlp_engine.errors import HealthError, ResourceError
+from rlp_engine.run.atomic import write_text
+from rlp_engine.run.events import EventLog, MetricsLog
+from rlp_engine.run.reporting import Reporter
+from rlp_engine.run.signals import StopSignal
+from rlp_engine.training import checkpoint as checkpoints
+from rlp_engine.training.checkpoint import TaskState
+from rlp_engine.training.health import check_metrics
+
+
+class Task(ABC):
+    """One training stage: what a step is, and what must be saved to go on after it.
+
+    What a step does has to be a function of the step number, the constructor's arguments and the state:
+    then a stage that was killed and continued ends with the weights of one that was not.
+    """
+
+    total_steps: int
+
+    @abstractmethod
+    def step(self, step: int) -> dict[str, float]:
+        """Do step `step`, counted from 1, optimizer included; what to log (names in `_seconds`: wall time)."""
+
+    @abstractmethod
+    def state(self) -> TaskState:
+        """All that is needed to go on after the last step; the tensors are the live ones, not copies."""
+
+    @abstractmethod
+    def restore(self, state: TaskState) -> None:
+        """Go on from a state that `state` returned."""
+
+    def samples(self) -> list[dict[str, Any]]:
+        """What a person may want to read of the last step, one JSON-able row each."""
+        return []
+
+    def warnings(self) -> list[str]:
+        """What the last step gives reason to warn about."""
+        return []
+
+
+def run_steps(
+    task: Task,
+    *,
+    out: Path,
+    name: str,
+    checkpoint: CheckpointConfig,
+    log: LogConfig,
+    reporter: Reporter,
+    stop: StopSignal,
+    events: EventLog,
+    after_step: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """Run `task` from its newest whole checkpoint in `out`, or from the start, to its last step.
+
+    Writes metrics.jsonl, samples/ and checkpoints/ below `out`. The last step is saved too, so that a
+    failure while the model is written afterwards costs no training.
+
+    Args:
+        after_step: called with every step's number before that step can be in a checkpoint; a killed
+            stage may call it again for the same step.
+
+    Returns:
+        Metrics of the last step; empty when the task has no steps.
+
+    Raises:
+        Interrupted: a signal came; the step was finished and is in a checkpoint.
+        HealthError: a number is not finite; the last good checkpoint stands.
+        ResourceError: the disk cannot hold two checkpoints.
+    """
+    folder = out / "checkpoints"
+    metrics_log = MetricsLog(out / "metrics.jsonl")
+    done, metrics = _continue(task, folder, name, reporter, events)
+    metrics_log.cut_to(done)
+    _check_space(task, out, name)
+    for step in range(done + 1, task.total_steps + 1):
+        started = time.perf_counter()
+        try:
+            metrics = task.step(step)
+            check_metrics(metrics)
+        except HealthError as error:
+            _write_samples(task.samples(), out, step)
+            raise _at_step(error, name, step, out) from error
+        seconds = time.perf_counter() - started
+        is_last = step == task.total_steps
+        if step % log.every_steps == 0 or is_last:
+            metrics_log.append(step, {**metrics, "seconds": seconds})
+            reporter.step(name, step, task.total_steps, metrics, seconds)
+        if step % log.samples_every_steps == 0 or is_last:
+            _write_samples(task.samples()[: log.samples], out, step)
+        for warning in task.warnings():
+            reporter.warn(f"{name}, step {step}: {warning}")
+            events.append("warned", stage=name, step=step, message=warning)
+        if after_step:
+            after_step(step)
+        is_stopping = stop.requested  # read once: a signal that comes while saving waits for the next step
+        if step % checkpoint.every_steps == 0 or is_last or is_stopping:
+            state = task.state()
+            tensors = {**state.tensors, **checkpoints.random_states()}
+            values = {"task": dict(state.values), "metrics": metrics}
+            checkpoints.save(folder, step, TaskState(tensors, values), keep=checkpoint.keep)
+        if is_stopping:
+            stop.check()
+    return metrics
+
+
+def _continue(
+    task: Task, folder: Path, name: str, reporter: Reporter, events: EventLog
+) -> tuple[int, dict[str, float]]:
+    """Restore the newest good checkpoint: the step it was taken after (0 without one) and that step's metrics."""
+    search = checkpoints.newest(folder)
+    ignored = "".join(f"; {path} was ignored ({why})" for path, why in search.skipped)
+    found = search.found
+    if found is None:
+        if ignored:
+            _tell(f"{name}: starting at step 1 of {task.total_steps}{ignored}", 0, name, reporter, events)
+        return 0, {}
+    tensors = dict(found.state.tensors)
+    checkpoints.restore_random_states(tensors)
+    own = {key: tensor for key, tensor in tensors.items() if not key.startswith("random/")}
+    task.restore(TaskState(own, found.state.values["task"]))
+    at = found.saved.astimezone().strftime("%H:%M")
+    text = f"{name}: continuing at step {found.step} of {task.total_steps} (checkpoint of {at}{ignored})"
+    _tell(text, found.step, name, reporter, events)
+    return found.step, found.state.values["metrics"]
+
+
+def _tell(text: str, step: int, name: str, reporter: Reporter, events: EventLog) -> None:
+    reporter.line(text)
+    events.append("continued", stage=name, step=step, message=text)
+
+
+def _check_space(task: Task, out: Path, name: str) -> None:
+    """Two checkpoints must fit: the old one goes only when the new one is whole."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in task.state().tensors.values())
+    free = shutil.disk_usage(out).free
+    if free < 2 * size:
+        raise ResourceError(
+            f"{name} needs {2 * size / 1e9:.1f} GB of disk for two checkpoints, and {free / 1e9:.1f} GB are free",
+            where=str(out),
+            mend="free some space (rlp clean DIR --checkpoints), or move the run directory to a larger disk",
+        )
+
+
+def _write_samples(rows: list[dict[str, Any]], out: Path, step: int) -> None:
+    if rows:
+        path = out / "samples" / f"step_{step:06d}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _at_step(error: HealthError, name: str, step: int, out: Path) -> HealthError:
+    """The same error with the stage, the step and what can be done."""
+    return HealthError(
+        f"{name}, step {step}: {error.what}",
+        where=str(out / "metrics.jsonl"),
+        mend="lower the learning rate or look at the last samples; the last checkpoint stands, and running again "
+        "continues from it",
+    )

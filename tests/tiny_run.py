@@ -1,0 +1,79 @@
+"""The real command line on a tiny run, and what is read from its run directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"
+RLP = [str(Path(sys.executable).with_name("rlp"))]
+
+# Every number is chosen for speed; nothing is learned that a result could be read from.
+TINY = {
+    "sandbox.facts": 12,
+    "sandbox.preference_facts": 6,
+    "sandbox.demonstrations_per_form": 3,
+    "model.scratch.hidden_size": 32,
+    "model.scratch.num_layers": 1,
+    "model.scratch.num_heads": 2,
+    "model.scratch.intermediate_size": 48,
+    "generation.max_new_tokens": 12,
+    "sft.epochs": 3,
+    "collect.pairs_per_instruction": 4,
+    "train_rm.held_out": 12,
+    "train_rm.epochs": 1,
+    "refine_rm.epochs": 1,
+    "refine_rm.multi_view.warmup_steps": 4,
+    "refine_rm.multi_view.hidden_size": 16,
+    "refine_rm.multi_view.latent_size": 8,
+    "ppo.steps": 6,
+    "ppo.rollout_batch": 16,
+    "ppo.minibatch": 8,
+    "ppo.microbatch": 8,
+    "sample.num_per_prompt": 5,
+    "sample.shard_prompts": 16,
+    "synthesize.min_confidence": 0.2,
+    "evaluate.best_of_n": 3,
+    "evaluate.samples_per_prompt": 2,
+    "checkpoint.every_steps": 2,
+}
+
+
+def rlp(*words: str | Path, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line and insist on its exit code."""
+    done = subprocess.run(
+        [*RLP, *map(str, words)], capture_output=True, text=True, env=rlp_environment(**environment), check=False
+    )
+    assert done.returncode == code, f"exit {done.returncode}, wanted {code}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def rlp_environment(**environment: str) -> dict[str, str]:
+    return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | environment
+
+
+def sets(values: dict[str, object]) -> list[str]:
+    """--set words for the command line."""
+    return [word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+
+
+def outputs(run_dir: Path, stages: Sequence[str] | None = None) -> dict[str, dict[str, str]]:
+    """stage -> path -> sha256, as its stage.json lists them."""
+    found = {}
+    for file in sorted(run_dir.rglob("stage.json")):
+        name = file.parent.relative_to(run_dir).as_posix()
+        if name.startswith("superseded") or (stages and name not in stages):
+            continue
+        found[name] = {path: row["sha256"] for path, row in json.loads(file.read_text())["outputs"].items()}
+    return found
+
+
+def metrics(run_dir: Path, stage: str) -> list[dict[str, float]]:
+    """metrics.jsonl without its wall times."""
+    rows = [json.loads(line) for line in (run_dir / stage / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.endswith("seconds")} for row in rows]
