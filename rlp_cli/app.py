@@ -6,27 +6,30 @@ Nothing that is imported here may import torch, transformers or pydantic: `rlp -
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
 
 import typer
+import typer.main
 
 from rlp_cli.commands import clean, config, data, export, init, metrics, presets, report, run, stage, status
 from rlp_cli.options import with_output
-from rlp_cli.render import Output, hush, prepare_streams
+from rlp_cli.render import Output, claim_stdout, hush, prepare_streams
+from rlp_cli.text import one_line
 from rlp_engine.errors import RlpError
 
 # Typer carries its own copy of click since 0.2x; its public BadParameter leads to the classes of whichever it uses.
 _UsageError, _ClickException = typer.BadParameter.__mro__[1:3]
 
-RUNNING, LOOKING, KEEPING = "Run", "Look", "Keep"
+_HELP = ["-h", "--help"]
 
 app = typer.Typer(
     name="rlp",
     help="Align a language model by Reward Learning on Policy. Start with: rlp run --preset quickstart",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": _HELP},
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
@@ -50,32 +53,51 @@ def _root(
     pass
 
 
-def _add(to: typer.Typer, name: str, function: object, panel: str | None = None) -> None:
-    to.command(name, rich_help_panel=panel)(with_output(function))  # type: ignore[arg-type]
+def _add(to: typer.Typer, name: str, function: Callable[..., None]) -> None:
+    to.command(name)(with_output(function))
 
 
-_add(app, "run", run.run, RUNNING)
-_add(app, "init", init.init, RUNNING)
+_add(app, "run", run.run)
+_add(app, "init", init.init)
 for _kind in stage.KINDS:
-    _add(app, _kind, stage.command_for(_kind), RUNNING)
-_add(app, "status", status.status, LOOKING)
-_add(app, "metrics", metrics.metrics, LOOKING)
-_add(app, "report", report.report, LOOKING)
-_add(app, "presets", presets.presets, LOOKING)
+    _add(app, _kind, stage.command_for(_kind))
+_add(app, "status", status.status)
+_add(app, "metrics", metrics.metrics)
+_add(app, "report", report.report)
+_add(app, "presets", presets.presets)
 
 _config = typer.Typer(help="Show, check or compare configs.", rich_markup_mode=None)
 _add(_config, "show", config.show)
 _add(_config, "check", config.check)
 _add(_config, "diff", config.diff)
-app.add_typer(_config, name="config", rich_help_panel=LOOKING)
+app.add_typer(_config, name="config")
 
 _data = typer.Typer(help="Look into data files.", rich_markup_mode=None)
 _data.callback()(lambda: None)  # keeps `check` a sub-command though it is the only one
 _add(_data, "check", data.check)
-app.add_typer(_data, name="data", rich_help_panel=LOOKING)
+app.add_typer(_data, name="data")
 
-_add(app, "export", export.export, KEEPING)
-_add(app, "clean", clean.clean, KEEPING)
+_add(app, "export", export.export)
+_add(app, "clean", clean.clean)
+
+
+def help_text(words: Sequence[str]) -> str | None:
+    """The help that these words ask for; None when they ask for none, or for a command that is not there.
+
+    Typer parses before it helps, and loads pydantic for that: 0.13 s of the 0.3 s that help may take.
+    """
+    if not set(_HELP) & set(words):
+        return None
+    command = typer.main.get_command(app)
+    context = typer.Context(command, info_name="rlp", help_option_names=_HELP)
+    for word in words:
+        if word in _HELP or not hasattr(command, "commands"):
+            break
+        if word not in command.commands:
+            return None
+        command = command.commands[word]
+        context = typer.Context(command, info_name=word, parent=context)
+    return context.get_help()
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -83,15 +105,26 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     prepare_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     words = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    output = Output(as_json="--json" in words, verbose="--verbose" in words, color="--no-color" not in words)
+    output = Output(
+        as_json="--json" in words,
+        verbose="--verbose" in words or "-v" in words,
+        color="--no-color" not in words,
+    )
+    if output.as_json:
+        claim_stdout()
     try:
-        code = app(args=arguments or ["--help"], prog_name="rlp", standalone_mode=False) or 0
+        is_completion = "_RLP_COMPLETE" in os.environ  # the shell asks, in the environment, with no words
+        helped = help_text(words if arguments or is_completion else _HELP)
+        if helped is not None:
+            Output().show(helped)
+            sys.exit(0)
+        code = app(args=arguments, prog_name="rlp", standalone_mode=False) or 0
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "rlp"
-        output.usage_error(error.format_message(), f"{command} --help")
+        output.usage_error(one_line(error.format_message()), f"{command} --help")
         code = error.exit_code
     except _ClickException as error:
-        output.usage_error(error.format_message(), "rlp --help")
+        output.usage_error(one_line(error.format_message()), "rlp --help")
         code = error.exit_code
     except typer.Abort:
         output.warn("stopped; nothing was changed")

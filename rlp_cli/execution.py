@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def with_changes(output: Output, run_dir: Path, sets: Sequence[str], *, dry_run: bool, yes: bool) -> Resolved:
-    """The run's config after --set. What changes is shown, and written when it may be."""
+    """The run's config after --set. What changes is shown, and asked about; `run_stages` writes it."""
     from rlp_engine.config.describe import differences
-    from rlp_engine.config.load import load_run, set_values
+    from rlp_engine.config.load import load_run
 
     new = load_run(run_dir, sets)
     if not sets:
@@ -41,7 +41,7 @@ def with_changes(output: Output, run_dir: Path, sets: Sequence[str], *, dry_run:
         output.say(f"makes stale: {', '.join(stale)}  (what they made is moved to superseded/ when they run again)")
         if not confirmed(output, f"change run.toml and make {len(stale)} finished stages stale?", yes=yes):
             raise typer.Abort()
-    return set_values(run_dir, sets)
+    return new
 
 
 def _made_stale(run_dir: Path, old: Resolved, new: Resolved) -> list[str]:
@@ -56,8 +56,20 @@ def _made_stale(run_dir: Path, old: Resolved, new: Resolved) -> list[str]:
     return [name for name in done(old) if name not in still]
 
 
-def run_stages(output: Output, run_dir: Path, resolved: Resolved, selection: Selection, *, dry_run: bool) -> None:
-    """Check what will run, then run it; with `dry_run` show it instead. Both give the same verdict."""
+def run_stages(
+    output: Output,
+    run_dir: Path,
+    resolved: Resolved,
+    selection: Selection,
+    *,
+    dry_run: bool,
+    sets: Sequence[str] = (),
+) -> None:
+    """Check what will run, then run it; with `dry_run` show it instead. Both give the same verdict.
+
+    `sets` are in `resolved` already; they are written to run.toml when nothing speaks against the run.
+    """
+    from rlp_engine.config.load import set_values
     from rlp_engine.stages.pipeline import build_pipeline
     from rlp_engine.stages.plan import plan
 
@@ -75,13 +87,15 @@ def run_stages(output: Output, run_dir: Path, resolved: Resolved, selection: Sel
         output.show(f"Nothing was written. To do this: rlp run {run_dir}" if due else "Nothing to do.")
         output.result({"run_dir": str(run_dir), "dry_run": True, "stages": [plan_object(stage) for stage in planned]})
         return
+    if sets:
+        set_values(run_dir, sets)
     if due:
         from rlp_engine.stages.runner import execute
 
         execute(run_dir, pipeline, config, selection, ConsoleReporter(output))
     else:
         output.say("nothing to do: every stage that was asked for is done")
-    _finish(output, run_dir, plan(run_dir, pipeline, config))
+    _finish(output, run_dir, plan(run_dir, pipeline, config), has_news=bool(due))
 
 
 def require_all(config: RunConfig, kinds: set[str], *, where: str) -> None:
@@ -99,16 +113,20 @@ def require_all(config: RunConfig, kinds: set[str], *, where: str) -> None:
         raise ConfigError(f"{len(problems)} things are not given", where=where, problems=list(problems))
 
 
-def _finish(output: Output, run_dir: Path, planned: Sequence[PlannedStage]) -> None:
-    """The results, the page, and what is left to do."""
+def _finish(output: Output, run_dir: Path, planned: Sequence[PlannedStage], *, has_news: bool) -> None:
+    """The results, the page, and what is left to do. Without news nothing is written."""
+    from rlp_engine.run.layout import RunLayout
+
     results = read_results(run_dir) if any(_is_results(stage) for stage in planned) else None
-    report = write_report(run_dir)
+    report = RunLayout(run_dir).report
+    if has_news or not report.exists():
+        write_report(run_dir)
     if results:
         output.show()
         show_results(output, results)
     left = [stage.spec.name for stage in planned if stage.is_due]
     if left:
-        output.say(f"still to do: {', '.join(left)}   (rlp run {run_dir})")
+        output.say(f"{len(left)} stages are still to do: rlp run {run_dir}")
     output.show(f"report: {report}")
     stages = [plan_object(stage) for stage in planned]
     output.result({"run_dir": str(run_dir), "stages": stages, "results": results, "report": str(report)})

@@ -38,7 +38,6 @@ class Output:
         self.verbose = verbose
         self._out: TextIO = sys.stderr if as_json else sys.stdout
         self._no_color = not color or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-        self._has_answered = False
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
@@ -71,9 +70,9 @@ class Output:
 
         ASCII, so that no terminal sees a raw control character.
         """
-        if self.as_json and not self._has_answered:
-            self._has_answered = True
-            self._raw(sys.stdout, json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
+        if self.as_json and not _answered:
+            _answered.append(True)
+            self._raw(_answer_stream(), json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
 
     def text(self, text: str) -> None:
         """A file's worth of text on stdout as it is (CSV)."""
@@ -168,6 +167,23 @@ class Output:
 
 
 _RICH = {"error": "bold red", "warning": "yellow", "good": "green", "pending": "yellow", "dim": "dim", "head": "bold"}
+
+
+_answers: list[TextIO] = []  # stdout as the caller gave it, once --json has claimed it
+_answered: list[bool] = []  # whether the one object is out: of the process, as stdout is
+
+
+def claim_stdout() -> None:
+    """With --json: keep stdout for the object, and point its descriptor at stderr for everyone else.
+
+    Libraries log to stdout, some of them from C; a reader of the JSON must never meet that.
+    """
+    _answers.append(os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+
+def _answer_stream() -> TextIO:
+    return _answers[-1] if _answers else sys.stdout
 
 
 def hush(stream: TextIO) -> None:

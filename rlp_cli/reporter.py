@@ -11,7 +11,8 @@ from rlp_cli.text import duration, number
 
 LINES_PER_STAGE = 20
 SECONDS_BETWEEN_LINES = 30.0
-HEADLINE = 8  # metrics in a line; metrics.jsonl and --verbose have them all
+HEADLINE = 7  # metrics in a line; metrics.jsonl and --verbose have them all
+FIRST = ("loss", "accuracy", "reward", "score", "kl_k1", "length", "eos_share", "entropy", "distinct_2")
 
 
 class ConsoleReporter:
@@ -19,7 +20,8 @@ class ConsoleReporter:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._last_line: dict[str, float] = {}
+        self._last_line: dict[str, float] = {}  # stage -> when it last had a line
+        self._seen: set[str] = set()  # stages of which a step was reported: the first after a resume gets a line
 
     def line(self, text: str) -> None:
         self._output.say(text)
@@ -37,10 +39,12 @@ class ConsoleReporter:
 
     def step(self, stage: str, step: int, total: int, metrics: Mapping[str, float], seconds: float) -> None:
         shown = len(metrics) if self._output.verbose else HEADLINE
-        numbers = _numbers(metrics, shown)
+        ordered = {key: metrics[key] for key in FIRST if key in metrics} | dict(metrics)
+        numbers = _numbers(ordered, shown)
         self._output.progress(stage, step, total, numbers.strip())
         every = max(1, -(-total // LINES_PER_STAGE))
-        if self._output.verbose or step in (1, total) or step % every == 0 or self._is_due(stage):
+        if self._output.verbose or stage not in self._seen or step == total or step % every == 0 or self._is_due(stage):
+            self._seen.add(stage)
             self._last_line[stage] = time.monotonic()
             self._output.say(f"  step {step:>{len(str(total))}} of {total}{numbers}   {duration(seconds)}")
 

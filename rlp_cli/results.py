@@ -9,6 +9,8 @@ from typing import Any
 from rlp_cli.render import Output
 from rlp_cli.text import number
 
+PARTS_SHOWN = 3  # of what the judge's score is made of; --verbose, --json and the page have all
+
 
 def read_results(run_dir: Path) -> dict[str, Any] | None:
     """evaluate/results.json, or None before `evaluate` is done."""
@@ -30,7 +32,8 @@ def read_results(run_dir: Path) -> dict[str, Any] | None:
 def show_results(output: Output, results: dict[str, Any]) -> None:
     """Win-rates of the policies, then accuracies of the reward models."""
     policies = results["policies"]
-    parts = list(dict.fromkeys(part for row in policies for part in row.get("parts") or {}))
+    parts = _parts_that_tell_more(policies)
+    parts = parts if output.verbose else parts[:PARTS_SHOWN]
     headers = ["policy", "win-rate %", "±", "score", "kl", "tokens", *parts]
     rows = [
         [
@@ -55,9 +58,15 @@ def show_results(output: Output, results: dict[str, Any]) -> None:
         )
 
 
+def _parts_that_tell_more(policies: list[dict[str, Any]]) -> list[str]:
+    """Names of the judge's parts, without one that only repeats the score."""
+    names = dict.fromkeys(part for row in policies for part in row.get("parts") or {})
+    return [name for name in names if any((row.get("parts") or {}).get(name) != row["mean_score"] for row in policies)]
+
+
 def write_report(run_dir: Path) -> Path:
     """report.html of what there is so far."""
-    from rlp_engine.report import write_report as write
+    from rlp_engine.report.page import write_report as write
     from rlp_engine.run.layout import RunLayout
 
     path = RunLayout(run_dir).report

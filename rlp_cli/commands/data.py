@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import asdict, is_dataclass
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
 from rlp_cli.render import Output
 from rlp_cli.text import one_line
 
-MOST_PROBLEMS = 10
+MOST_FINDINGS = 10  # shown; --json has more
+ROW_WIDTH = 300  # characters of a value with --show
 
 
 class Kind(enum.StrEnum):
@@ -42,34 +43,37 @@ def check(
     ] = None,
 ) -> None:
     """Say which rows of a file cannot be used, each by its line and with the reason."""
-    from rlp_engine.data.check import check_file
-
     from rlp_engine.config.toml_text import parse_value
+    from rlp_engine.data.check import check_file
     from rlp_engine.errors import DataError
 
     conditions = {key: parse_value(value, None) for key, value in map(_split, where or [])}
-    found = check_file(file, kind.value, dict(map(_split, field or [])), conditions)
-    for warning in found.warnings:
+    found = check_file(file, kind.value, dict(map(_split, field or [])), conditions, show=show)
+    for warning in found.warnings[:MOST_FINDINGS]:
         output.warn(warning)
-    output.show(f"{file}: {found.rows} rows, {found.good_rows} are {kind.value}", "" if found.problems else "good")
-    for number, row in enumerate(found.sample[:show], start=1):
+    for note in found.notes[:MOST_FINDINGS]:
+        output.say(f"note: {note}")
+    output.show(f"{file}: {found.rows} rows, {found.good_rows} good {kind.value}", "" if found.problems else "good")
+    for number, row in enumerate(found.sample, start=1):
         output.show(f"row {number}", "head")
-        for name, value in (asdict(row) if is_dataclass(row) else row).items():
-            output.show(f"  {name}: {one_line(str(value), 300)}")
-    if not found.problems:
-        output.result({**_object(found), "sample": [asdict(r) if is_dataclass(r) else r for r in found.sample[:show]]})
+        for name, value in row.items():
+            output.show(f"  {name}: {one_line(str(value), ROW_WIDTH)}")
+    output.result(asdict(found))
+    if not found.num_problems:
         return
-    for place, what in found.problems[:MOST_PROBLEMS]:
+    listed = found.problems[:MOST_FINDINGS]
+    for place, what in listed if len(listed) > 1 else []:
         output.say(f"  {place}: {what}")
-    if len(found.problems) > MOST_PROBLEMS:
-        output.say(f"  and {len(found.problems) - MOST_PROBLEMS} more")
-    first, *others = [place for place, _ in found.problems]
-    also = f" (also {', '.join(others[:2])})" if others else ""
-    raise DataError(
-        f"{len(found.problems)} of {found.rows} rows are not {kind.value}",
-        where=f"{first}{also}",
-        found=found.problems[0][1],
-    )
+    if found.num_problems > len(listed):
+        output.say(f"  and {found.num_problems - len(listed)} more")
+    (first, what), *others = found.problems
+    also = f" (also {', '.join(place for place, _ in others[:2])})" if others else ""
+    raise DataError(_count(found.num_problems, found.rows, kind.value), where=f"{first}{also}", found=what)
+
+
+def _count(bad: int, rows: int, kind: str) -> str:
+    """rows is 0 for a file that cannot be read at all."""
+    return f"{bad} of {rows} rows are not {kind}" if rows else f"this is no file of {kind}"
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -77,7 +81,3 @@ def _split(text: str) -> tuple[str, str]:
     if not equals:
         raise typer.BadParameter(f"'{text}': want NAME=VALUE")
     return key.strip(), value.strip()
-
-
-def _object(found: Any) -> dict[str, Any]:
-    return {"rows": found.rows, "good_rows": found.good_rows, "problems": found.problems, "warnings": found.warnings}

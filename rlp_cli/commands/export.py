@@ -52,6 +52,8 @@ def export(
     from rlp_engine.run.layout import RunLayout
 
     _, pipeline = load_pipeline(run_dir)
+    if to.exists():  # before anything heavy is imported
+        raise ConfigError(f"{to} is there already", mend="choose a new folder with --to")
     name = _choose(pipeline, run_dir, model, stage)
     from rlp_engine.stages.export import export_model
 

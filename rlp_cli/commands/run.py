@@ -20,7 +20,7 @@ def run(
     run_dir: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[DIR]", help="The run directory; with --preset runs/NAME if left out.", show_default=False
+            metavar="DIR", help="The run directory; with --preset runs/NAME if left out.", show_default=False
         ),
     ] = None,
     preset: Preset = "",
@@ -51,7 +51,7 @@ def run(
     selection = Selection(
         only=only or (), from_=from_ or (), until=until or (), force=force or (), methods=() if is_new else methods
     )
-    run_stages(output, run_dir, resolved, selection, dry_run=dry_run)
+    run_stages(output, run_dir, resolved, selection, dry_run=dry_run, sets=[] if is_new else sets or [])
 
 
 def _resolved(

@@ -50,7 +50,7 @@ def command_for(kind: str) -> Callable[..., None]:
             methods=[name.strip() for name in method.split(",") if name.strip()],
             force=(f"*{kind}",) if force else (),
         )
-        run_stages(output, run_dir, resolved, selection, dry_run=dry_run)
+        run_stages(output, run_dir, resolved, selection, dry_run=dry_run, sets=sets or [])
 
     command.__doc__ = KINDS[kind] + "\n\nThe same as rlp run DIR for this stage alone."
     command.__name__ = kind.replace("-", "_")

@@ -16,7 +16,6 @@ from rlp_engine.errors import CorruptArtifactError, WorkPending
 if TYPE_CHECKING:
     from rlp_engine.run.manifest import Manifest
     from rlp_engine.stages.plan import PlannedStage
-    from rlp_engine.stages.spec import StageSpec
 
 
 def status(
@@ -42,7 +41,7 @@ def status(
     _show(output, planned, manifests, why=why)
     if owner:
         output.show(f"working on it: {owner}")
-    damaged = _verify(output, run_dir, pipeline) if verify else None
+    damaged = _verify(output, run_dir, planned) if verify else None
     due = [stage for stage in planned if stage.is_due]
     if due:
         output.say(f"{len(due)} of {len(planned)} stages would run: rlp run {run_dir}")
@@ -73,7 +72,7 @@ def _show(output: Output, planned: Sequence[PlannedStage], manifests: dict[str, 
 
 def _headline(manifest: Manifest | None) -> str:
     numbers = [(k, v) for k, v in (manifest.summary if manifest else {}).items() if isinstance(v, int | float)]
-    return "   ".join(f"{key} {number(value)}" for key, value in numbers[:4])
+    return ", ".join(f"{key} {number(value)}" for key, value in numbers[:4])
 
 
 def _manifest(run_dir: Path, stage: PlannedStage) -> Manifest | None:
@@ -92,17 +91,14 @@ def _made(manifest: Manifest | None) -> dict[str, Any]:
     return {"seconds": manifest.seconds, "finished": manifest.finished, "summary": manifest.summary}
 
 
-def _verify(output: Output, run_dir: Path, pipeline: Sequence[StageSpec]) -> CorruptArtifactError | None:
+def _verify(output: Output, run_dir: Path, planned: Sequence[PlannedStage]) -> CorruptArtifactError | None:
     """The first output whose content is not what its stage.json recorded."""
-    from rlp_cli.reporter import ConsoleReporter
-    from rlp_engine.stages.runner import verify
+    from rlp_engine.run.verify import verify
 
     try:
-        files = verify(run_dir, pipeline, ConsoleReporter(output))
+        files = verify(run_dir, [stage.spec.name for stage in planned])
     except CorruptArtifactError as error:
         return error
-    finally:
-        output.stop_progress()
     output.say(f"{files} outputs have the content that stage.json recorded", "good")
     return None
 

@@ -155,13 +155,32 @@ def with_values(text: str, values: Mapping[KeyPath, Any]) -> str:
         ConfigError: when a key runs through something that is not a table.
     """
     document = tomlkit.parse(text)
+    wanted = tomllib.loads(text)
     for path, value in values.items():
         node: Any = document
-        for part in path[:-1]:
+        for depth, part in enumerate(path[:-1]):
             if part not in node:
-                node[part] = tomlkit.table(is_super_table=False)
+                # tomlkit writes a wrong header for a new [table] below dotted keys; inline tables are always right.
+                node[part] = tomlkit.inline_table() if depth else tomlkit.table()
             node = node[part]
             if not isinstance(node, AbstractTable | dict):
                 raise ConfigError(f"'{'.'.join(path)}' cannot be set: '{part}' is not a table in the file")
-        node[path[-1]] = value
-    return tomlkit.dumps(document)
+        node[path[-1]] = _inline(value)
+        _put(wanted, path, value)
+    changed = tomlkit.dumps(document)
+    assert tomllib.loads(changed) == wanted, f"setting {list(values)} changed other keys too"
+    return changed
+
+
+def _inline(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    table = tomlkit.inline_table()
+    table.update(value)
+    return table
+
+
+def _put(tree: dict[str, Any], path: KeyPath, value: Any) -> None:
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+    tree[path[-1]] = value

@@ -1,17 +1,15 @@
-"""Padding, grouping by length, and the order of an epoch as a function of a plain integer.
+"""Padding, and grouping by length.
 
 Shapes: B sequences, L tokens of the longest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
-
-from rlp_engine.randomness import KeyPart, permutation
 
 
 def pad(sequences: Sequence[Sequence[int]], pad_id: int, side: Literal["left", "right"]) -> tuple[Tensor, Tensor]:
@@ -46,36 +44,3 @@ def length_groups(lengths: Sequence[int], size: int) -> list[list[int]]:
         raise ValueError(f"want a group size of at least 1, got {size}")
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def epoch_order(count: int, seed: int, *key: KeyPart) -> list[int]:
-    """A shuffle of range(count) that depends on seed and key alone."""
-    return permutation(count, seed, *key).tolist()
-
-
-def minibatches_per_epoch(count: int, size: int) -> int:
-    """Minibatches in one pass over `count` rows; the last one holds what is left over."""
-    if size < 1:
-        raise ValueError(f"want a minibatch of at least 1, got {size}")
-    return -(-count // size)
-
-
-def minibatch_at(position: int, count: int, size: int, seed: int, *key: KeyPart) -> list[int]:
-    """Row indices of minibatch number `position`, which counts from 0 and runs on over the epochs.
-
-    A pure function: a sampler that continues needs to save nothing but the position. Every epoch is a
-    new shuffle, keyed by (seed, *key, epoch), and holds every row once.
-    """
-    per_epoch = minibatches_per_epoch(count, size)
-    if per_epoch == 0 or position < 0:
-        raise ValueError(f"there is no minibatch {position} of {count} rows")
-    epoch, place = divmod(position, per_epoch)
-    return epoch_order(count, seed, *key, epoch)[place * size : (place + 1) * size]
-
-
-def minibatches(
-    count: int, size: int, epochs: int, seed: int, *key: KeyPart, start: int = 0
-) -> Iterator[tuple[int, list[int]]]:
-    """(position, row indices) from position `start` to the end of the last epoch."""
-    for position in range(start, epochs * minibatches_per_epoch(count, size)):
-        yield position, minibatch_at(position, count, size, seed, *key)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rlp_engine.data.records import Demonstration, PreferencePair, Prompt, Sample
 from rlp_engine.errors import CorruptArtifactError
+from rlp_engine.run.atomic import write_whole
 
 T = TypeVar("T")
 
@@ -33,20 +32,15 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as handle:
+
+    def write(partial: Path) -> None:
+        nonlocal count
+        with partial.open("w", encoding="utf-8", newline="\n") as handle:
             for row in rows:
                 handle.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False) + "\n")
                 count += 1
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.chmod(partial, 0o666 & ~_umask())  # mkstemp makes 0600, which others of a shared run could not read
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+
+    write_whole(path, write)
     return count
 
 
@@ -114,18 +108,3 @@ def _build(kind: type[T], values: Any) -> T:
     if missing:
         raise ValueError(f"lacks {', '.join(sorted(missing))}")
     return kind(**values)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

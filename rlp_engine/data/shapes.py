@@ -6,6 +6,7 @@ A row is recognised by its columns, whatever file it came from (README of the fo
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def to_prompt(row: Row, columns: Columns, *, with_reference: bool = False) -> Pr
         raise DataError(f"`{name or 'instruction'}` is empty")
     subset = columns.get("subset")
     if isinstance(subset, str) and subset:
-        meta["subset"] = subset
+        meta["subset"] = clean_text(subset, "subset")
     return Prompt(
         prompt_id=prompt_id(row, columns),
         instruction=instruction,
@@ -122,9 +123,20 @@ def _reference(columns: Columns) -> str | None:
 
 
 def _own_meta(columns: Columns) -> dict[str, Any]:
-    """The `meta` of a row that we wrote ourselves."""
+    """The `meta` of a row that we wrote ourselves; another program's column of that name is let be."""
     meta = columns.values.get("meta")
-    return dict(meta) if isinstance(meta, dict) and not _deeper_than(meta, 16) else {}
+    return dict(meta) if _is_our_meta(meta) else {}
+
+
+def _is_our_meta(meta: Any) -> bool:
+    """Whether it can be written as JSON again, and holds a dialogue where templates look for one."""
+    if not isinstance(meta, dict) or _deeper_than(meta, 16):
+        return False
+    try:
+        json.dumps(meta, ensure_ascii=False, allow_nan=False).encode()
+        return "messages" not in meta or meta["messages"] == messages_of(meta["messages"], "meta.messages")
+    except (TypeError, ValueError, DataError):
+        return False
 
 
 def prompt_id(row: Row, columns: Columns) -> str:
@@ -145,8 +157,8 @@ def _our_prompt(value: dict[str, Any], name: str) -> Prompt:
     """A prompt as our own files hold it, within a pair or a demonstration."""
     inner = Columns(value, {})
     reference, meta = value.get("reference"), value.get("meta", {})
-    if not isinstance(meta, dict) or _deeper_than(meta, 16):
-        raise DataError(f"`{name}.meta` is not a shallow object")
+    if not _is_our_meta(meta):
+        raise DataError(f"`{name}.meta` is not one that we could have written")
     if not isinstance(value.get("prompt_id"), str):
         raise DataError(f"`{name}.prompt_id` is {kind_of(value.get('prompt_id'))}, want text")
     return Prompt(
@@ -237,7 +249,11 @@ def _pair_meta(columns: Columns) -> dict[str, Any]:
     found = {
         name: columns.values[name] for name in PAIR_META if isinstance(columns.values.get(name), str | int | float)
     }
-    found = {name: value for name, value in found.items() if isinstance(value, str) or math.isfinite(value)}
+    found = {
+        name: clean_text(value, name) if isinstance(value, str) else value
+        for name, value in found.items()
+        if isinstance(value, str) or math.isfinite(value)
+    }
     return {**found, "pair_id": identifier} if (identifier := pair_id(columns)) else found
 
 
@@ -283,6 +299,8 @@ def _our_sample(values: Mapping[str, Any]) -> Sample:
     for name, kind in wanted.items():
         if type(values.get(name)) is not kind:
             raise DataError(f"`{name}` is {kind_of(values.get(name))} and does not fit a sample of ours")
+    if not all(type(token) is int for token in values["token_ids"]):
+        raise DataError("`token_ids` holds something that is no whole number")
     if not _is_number(values.get("logprob")):
         raise DataError(f"`logprob` is {kind_of(values.get('logprob'))}, want a number")
     return Sample(**{name: values[name] for name in wanted}, logprob=float(values["logprob"]))

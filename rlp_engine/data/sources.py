@@ -12,7 +12,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,7 +81,7 @@ class _Cursor:
     file: str
     line: int = 0
     row: int = 0
-    number: int = field(default=0)
+    number: int = 0
 
 
 def raw_rows(file: DataFile, base: Path | None = None) -> Iterator[Row | Fault]:

@@ -20,7 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 from rlp_engine.data.batching import pad
 from rlp_engine.errors import ModelError
 from rlp_engine.generation.sampling import choose_tokens
-from rlp_engine.models.inputs import accepts, model_inputs
+from rlp_engine.models.inputs import accepts, model_inputs, position_limit
 from rlp_engine.randomness import KeyPart, uniforms
 
 
@@ -220,7 +220,7 @@ def _last_logits(model: PreTrainedModel, inputs: dict[str, Tensor], cache: Dynam
 
 
 def _check_fit(model: PreTrainedModel, requests: Sequence[Request], settings: Sampling) -> None:
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = position_limit(model)
     longest = max((len(request.prompt_ids) for request in requests), default=1)
     if any(not len(request.prompt_ids) for request in requests):
         raise ValueError("a prompt without a single token has nothing to go on from")

@@ -41,12 +41,11 @@ def nucleus(probabilities_RV: Tensor, top_p: float) -> Tensor:
     """Probabilities with the unlikely tail at 0, not renormalised (Holtzman et al. 2020, arXiv:1904.09751).
 
     A token stays when the sum of all likelier ones is below `top_p`; of equals the lower id counts as
-    likelier. The likeliest token always stays.
+    likelier. The likeliest token always stays (top_p > 0).
     """
     sorted_RV, order_RV = probabilities_RV.sort(dim=-1, descending=True, stable=True)
     before_RV = sorted_RV.double().cumsum(dim=-1) - sorted_RV
     kept_RV = torch.where(before_RV < top_p, sorted_RV, 0.0)
-    kept_RV[:, 0] = sorted_RV[:, 0]
     return torch.zeros_like(probabilities_RV).scatter_(-1, order_RV, kept_RV)
 
 

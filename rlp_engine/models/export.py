@@ -20,9 +20,9 @@ from rlp_engine.models.lora import merged_state
 def save_module(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """save_pretrained of the merged weights and of the tokenizer; the live module keeps its adapters.
 
-    Weights keep their live dtype. Files: config.json, *.safetensors, tokenizer files.
+    The config names the pad token (`loading.ensure_pad_token`), by which plain sequence classifiers find
+    the last token. Weights keep their live dtype. Files: config.json, *.safetensors, tokenizer files.
     """
-    module.config.pad_token_id = tokenizer.pad_token_id  # sequence classifiers find the last token by it
     with quiet():
         # save_pretrained empties the dict it is given; merged_state makes a new one each time.
         module.save_pretrained(path, state_dict=merged_state(module))

@@ -41,6 +41,11 @@ def last_live_index(attention_BL: Tensor) -> Tensor:
     return (live_BL * columns_L).argmax(dim=-1)
 
 
+def position_limit(module: nn.Module) -> int | None:
+    """Most tokens a sequence may have, where the config says so."""
+    return getattr(module.config.get_text_config(), "max_position_embeddings", None)
+
+
 @lru_cache(maxsize=64)
 def accepts(module_type: type[nn.Module], argument: str) -> bool:
     """Whether the forward pass of this class names `argument`."""

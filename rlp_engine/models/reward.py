@@ -19,7 +19,7 @@ from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import ModelError
 from rlp_engine.models.export import save_module
-from rlp_engine.models.inputs import last_live_index, model_inputs
+from rlp_engine.models.inputs import last_live_index, model_inputs, position_limit
 from rlp_engine.models.loading import ensure_pad_token, hidden_size, load_config, load_module, load_tokenizer
 
 HEAD = "score"  # the attribute that decoder sequence classifiers of transformers keep their head in
@@ -65,14 +65,26 @@ class RewardModel(nn.Module):
         """Rewards (N,) and hidden states (N, D) of token id sequences, on the CPU, in their order; no gradient.
 
         Sorted by length inside, so that a microbatch holds little padding.
+
+        Raises:
+            ModelError: if a sequence is longer than the model's positions.
         """
+        lengths = [len(ids) for ids in sequences]
+        limit = position_limit(self.model)
+        if limit is not None and max(lengths, default=0) > limit:
+            raise ModelError(
+                f"a text of {max(lengths)} tokens does not fit in the reward model",
+                where=str(self.model.config.name_or_path),
+                found=f"max_position_embeddings = {limit}",
+                mend=f"lower max_length to {limit} in the section of this stage",
+            )
         device = next(self.model.parameters()).device
         rewards_N = torch.empty(len(sequences))
         hidden_ND = torch.empty(len(sequences), hidden_size(self.model))
         was_training = self.training
         self.eval()
         with torch.no_grad():
-            for rows in length_groups([len(ids) for ids in sequences], microbatch):
+            for rows in length_groups(lengths, microbatch):
                 ids_BL, attention_BL = pad([sequences[i] for i in rows], self.tokenizer.pad_token_id, "right")
                 output = self(ids_BL.to(device), attention_BL.to(device))
                 rewards_N[rows] = output.rewards_B.cpu()

@@ -7,6 +7,7 @@ that cannot be read is counted and named on the page. Files of any size are read
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tomllib
@@ -16,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-KIND_ORDER = ("sft", "collect", "train-rm", "ppo", "sample", "embed", "synthesize", "refine-rm", "evaluate")
+BASE_ORDER = ("prepare", "sft", "collect", "train-rm", "ppo")
+ROUND_ORDER = ("sample", "embed", "synthesize", "refine-rm", "ppo")
 SKIPPED_FOLDERS = frozenset({"superseded", "logs", "checkpoints", "samples", "model", "candidates"})
 MOST_POINTS = 400  # of a curve; more cannot be told apart at the size they are drawn
 PARTIAL = ".partial"
@@ -184,12 +186,11 @@ def _read_settings(path: Path, problems: list[str]) -> tuple[dict[str, Any], str
         return {}, text
 
 
-def _order(name: str) -> tuple[int, int, str, int]:
+def _order(name: str) -> tuple[float, str, int, str]:
     """The order of Algorithm 1: base stages, then each round's shared stages and its methods, then the evaluation."""
     parts = name.split("/")
-    kind = KIND_ORDER.index(parts[-1]) if parts[-1] in KIND_ORDER else len(KIND_ORDER)
-    if parts[0] == "evaluate":
-        return (1_000_000, 0, "", 0)
     match = re.fullmatch(r"round-(\d+)", parts[0])
-    method = parts[1] if len(parts) == 3 else ""
-    return (int(match[1]) if match else 0, 0, method, kind)
+    round_number = int(match[1]) if match else math.inf if parts[0] == "evaluate" else 0
+    method = parts[1] if match and len(parts) > 2 else ""
+    kinds = ROUND_ORDER if match else BASE_ORDER
+    return (round_number, method, kinds.index(parts[-1]) if parts[-1] in kinds else len(kinds), name)

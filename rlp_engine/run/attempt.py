@@ -132,7 +132,7 @@ class Attempt:
             else:
                 self.kept_aside = supersede(self._layout, self._name + PARTIAL_SUFFIX, self._events)
         self.out.mkdir(parents=True, exist_ok=True)
-        remove_temporaries(self.out)
+        remove_temporaries(self.out)  # a killed writer's checkpoint may fill half the disk
         self._record = AttemptRecord(
             fingerprint=self._fingerprint,
             status="running",
@@ -156,7 +156,6 @@ class Attempt:
         self, summary: Mapping[str, Any], *, seed: int, platform: Mapping[str, Any], log_patterns: tuple[str, ...] = ()
     ) -> Manifest:
         """Steps 3 and 4 of the protocol."""
-        remove_temporaries(self.out)
         contents = record_contents(self.out, log_patterns)
         manifest = Manifest(
             name=self._name,

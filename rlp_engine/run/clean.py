@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from rlp_engine.run.atomic import is_temporary
 from rlp_engine.run.events import EventLog
 from rlp_engine.run.layout import CHECKPOINTS, PARTIAL_SUFFIX, RunLayout
 from rlp_engine.run.lock import RunLock
+
+_MOVED_ASIDE = re.compile(r"-\d{8}T\d{6}Z(-\d+)?$")  # RunLayout.new_superseded
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def _superseded(layout: RunLayout) -> list[Path]:
     found: list[Path] = []
     for directory, subfolders, _ in os.walk(layout.superseded):
         for name in sorted(subfolders):
-            if "-2" in name and name.rpartition("-2")[2][:1].isdigit():
+            if _MOVED_ASIDE.search(name):
                 found.append(Path(directory, name))
         subfolders[:] = [name for name in subfolders if Path(directory, name) not in found]
     return found

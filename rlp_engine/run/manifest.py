@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import json
 import os
 import platform
@@ -175,8 +176,9 @@ def content_problems(folder: Path, files: Mapping[str, FileRecord]) -> list[str]
     return problems
 
 
+@functools.cache
 def current_versions() -> dict[str, str]:
-    """Of Python and what decides numbers, by their metadata, so that nothing heavy is imported."""
+    """Of Python and what decides numbers, by their metadata, so that nothing heavy is imported. Not to be changed."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -50,7 +50,7 @@ def as_resource_error(
         return ResourceError(
             f"out of memory ({doing})",
             where=(str(error).splitlines() or [type(error).__name__])[0],
-            mend=f"{keys}, then run again",
+            mend=f"{keys}, then run again: it continues",
         )
     return None
 

@@ -28,10 +28,10 @@ PREAMBLES = (
 
 # share of the demonstrator's answers
 STYLES = {
-    "terse": 0.16,
-    "short": 0.22,
-    "full": 0.14,
-    "polite": 0.14,
+    "terse": 0.17,
+    "short": 0.24,
+    "full": 0.15,
+    "polite": 0.10,
     "verbose": 0.08,
     "repeating": 0.08,
     "hedging": 0.08,

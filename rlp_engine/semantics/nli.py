@@ -89,10 +89,10 @@ class EntailmentEquivalence:
         return result
 
     def _texts(self, comparison: Comparison) -> tuple[str, str]:
-        question = self._question(comparison.prompt)
+        question = self.question(comparison.prompt)
         return f"{question} {comparison.leader.strip()}", f"{question} {comparison.answer.strip()}"
 
-    def _question(self, prompt: Prompt) -> str:
+    def question(self, prompt: Prompt) -> str:
         """Instruction and input, cut to the first `question_tokens` tokens."""
         key = (prompt.instruction, prompt.input)
         if key not in self._questions:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.errors import ConfigError, CorruptArtifactError, RlpError
-from rlp_engine.run.attempt import FORCED, Complete, complete, damaged
+from rlp_engine.run.attempt import FORCED, Complete, complete, corrupt
 from rlp_engine.run.fingerprint import DigestCache, InputDigest, Work, safe_keys, section_values
 from rlp_engine.run.layout import CHECKPOINTS, RunLayout
 from rlp_engine.run.lock import live_owner
@@ -124,7 +124,7 @@ class _Planner:
             self._damage[name] = error
         found = self._complete[name]
         if found and (problems := size_problems(found.folder, found.manifest.outputs)):
-            self._damage[name] = damaged(self._layout, name, problems)
+            self._damage[name] = corrupt(self._layout, name, found.folder, problems)
         self._planned[name] = self._decide(spec, found, self._damage[name])
         return self._planned[name]
 
@@ -157,6 +157,8 @@ class _Planner:
                 stage, status="running", will="continue", because=f"pid {attempt.pid} on {attempt.host} works on it"
             )
         if found and not reasons and not damage and not is_forced and not is_redoing:
+            if found.is_half_committed:
+                return replace(stage, status="interrupted", will="continue", because="only its last rename is missing")
             return replace(stage, will="skip", because="")
         if damage and not is_forced and not is_redoing and (found is None or not reasons):
             return replace(stage, will="refuse", because=damage.what, refusal=damage)
@@ -204,7 +206,8 @@ class _Planner:
 
     def _from_stage(self, spec: StageSpec, item: StageInput) -> _Given:
         maker, found, damage = self._planned[item.stage], self._complete[item.stage], self._damage[item.stage]
-        if maker.will not in ("skip", "refuse"):
+        is_whole = found is not None and found.is_half_committed and not maker.reasons
+        if maker.will not in ("skip", "refuse") and not is_whole:
             # Work of the same fingerprint gives the same files, unless somebody had a reason to force it.
             is_same = _stands(maker.reasons) and (maker.status == "done" or found is None)
             return _Given("", f"its input {item.label} {MADE_AGAIN if is_same else 'will change'}")
@@ -224,11 +227,10 @@ class _Planner:
             return _Given("", f"its input {item.label} is missing", problem)
         problems = size_problems(found.folder, found.manifest.below(item.path))
         note = ""
-        if maker.status not in ("done", "running"):
-            note = (
-                f"{item.stage} is {maker.status} ({in_one_line(maker.reasons)}); {spec.name} uses what it made before"
-            )
-        return _Given(digest, "", damaged(self._layout, item.stage, problems) if problems else None, note=note)
+        if not _stands(maker.reasons):
+            note = f"{item.stage} is stale ({in_one_line(maker.reasons)}); {spec.name} uses what it made before"
+        problem = corrupt(self._layout, item.stage, found.folder, problems) if problems else None
+        return _Given(digest, "", problem, note=note)
 
     def _from_outside(self, item: StageInput, before: InputDigest | None) -> _Given:
         if is_remote(item.path):
@@ -245,8 +247,7 @@ class _Planner:
 
     def _attempt(self, name: str, found: Complete | None) -> AttemptRecord | None:
         """Unfinished work; what lacks only the last rename is none."""
-        partial = self._layout.partial(name)
-        return None if found and found.folder == partial else read_attempt(partial)
+        return None if found and found.is_half_committed else read_attempt(self._layout.partial(name))
 
     def _is_running(self, attempt: AttemptRecord) -> bool:
         owner = live_owner(self._layout.lock)

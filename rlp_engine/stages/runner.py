@@ -14,7 +14,7 @@ from typing import Any
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.errors import ConfigError, CorruptArtifactError, DataError, RlpError
 from rlp_engine.run.atomic import temporary_name
-from rlp_engine.run.attempt import FORCED, Attempt, complete, finish_commit, needs_finishing
+from rlp_engine.run.attempt import FORCED, Attempt, complete, finish_commit
 from rlp_engine.run.events import EventLog
 from rlp_engine.run.fingerprint import DigestCache
 from rlp_engine.run.layout import RunLayout
@@ -73,7 +73,7 @@ def execute(
     chosen = resolve(layout.run_dir, pipeline, config, selection, digests=digests)
     planned = plan_chosen(layout.run_dir, pipeline, config, chosen, digests=digests)
     _refuse(planned)
-    if not any(stage.is_due for stage in planned) and not any(_is_half_committed(layout, spec) for spec in pipeline):
+    if not any(stage.is_due for stage in planned):
         return [_untouched(stage) for stage in planned]
     with ResourcesInWords("the run directory", layout.run_dir), ExitStack() as stack:
         stop = stack.enter_context(StopSignal())
@@ -112,7 +112,7 @@ class _Session:
             self.reporter.line(f"the lock of a process that is gone was taken over ({owner})")
             self.events.append("lock taken over", owner=owner)
         for spec in self.pipeline:
-            if _is_half_committed(self.layout, spec):
+            if _is_half_committed(self.layout, spec.name):
                 finish_commit(self.layout, spec.name, self.events)
                 self.events.append("commit finished", stage=spec.name)
         results: dict[str, StageStatus] = {}
@@ -240,9 +240,10 @@ def _refuse(planned: Sequence[PlannedStage]) -> None:
             raise stage.refusal
 
 
-def _is_half_committed(layout: RunLayout, spec: StageSpec) -> bool:
+def _is_half_committed(layout: RunLayout, name: str) -> bool:
     try:
-        return needs_finishing(layout, spec.name)
+        found = complete(layout, name)
+        return found is not None and found.is_half_committed
     except CorruptArtifactError:  # the plan refuses it, or a forced attempt replaces it
         return False
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,8 @@ from rlp_engine.errors import CorruptArtifactError
 from rlp_engine.run.atomic import fsync, fsync_tree, rename
 
 TENSORS, STATE, COMPLETE = "tensors.safetensors", "state.json", "COMPLETE"
-_PREFIX, _PARTIAL = "step_", ".partial"
+_PARTIAL = ".partial"
+_NAME = re.compile(r"step_(\d+)(\.partial)?")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def save(folder: Path, step: int, state: TaskState, *, keep: int) -> Path:
 
     Safe to kill at any point: COMPLETE comes last, and an older checkpoint goes only after that.
     """
-    final = folder / f"{_PREFIX}{step:06d}"
+    final = folder / f"step_{step:06d}"
     partial = folder / (final.name + _PARTIAL)
     for leftover in (partial, final):  # of this step, from a run that was killed here; or it failed its check
         if leftover.exists():
@@ -133,9 +135,10 @@ def restore_random_states(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Checkpoint folders, whole or not, oldest step first."""
-    found = [path for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
-    return sorted(found, key=lambda path: (path.name.removesuffix(_PARTIAL), not path.name.endswith(_PARTIAL)))
+    """Checkpoint folders, whole or not, oldest step first; of one step the half-written one first."""
+    found = [(match, path) for path in folder.glob("*") if (match := _NAME.fullmatch(path.name))]
+    found.sort(key=lambda pair: (int(pair[0][1]), pair[0][2] is None))
+    return [path for _, path in found]
 
 
 def _remove_old(folder: Path, keep: int) -> None:

@@ -153,6 +153,8 @@ class MultiViewTask(Task):
             ParameterGroup("heads", modules, learning_rate=self.config.learning_rate, constant=True),
         ]
         self._updater = Updater(groups, config.optimizer, self.joint_steps, device)
+        self._collapsed = 0.0  # how steadily the last joint steps looked collapsed, 0 to 1
+        self._warnings: list[str] = []
 
     def step(self, step: int) -> dict[str, float]:
         joint_step = step - self.config.warmup_steps
@@ -163,7 +165,21 @@ class MultiViewTask(Task):
         else:
             self.reward_model.train()
             metrics = self._updater.update(self._joint_shares(step, joint_step, diagnostics), index=joint_step - 1)
-        return metrics | {"warmup": float(joint_step < 1)} | {name: sum(values) for name, values in diagnostics.items()}
+        metrics |= {"warmup": float(joint_step < 1)} | {name: sum(values) for name, values in diagnostics.items()}
+        self._watch(joint_step, metrics)
+        return metrics
+
+    def _watch(self, joint_step: int, metrics: dict[str, float]) -> None:
+        """A representation that has collapsed leaves the reward model as it was: a no-op that looks like a result."""
+        self._warnings = []
+        if joint_step < 1 or "collapsed" not in metrics:
+            return
+        self._collapsed += 0.1 * (metrics["collapsed"] - self._collapsed)
+        if joint_step == self.joint_steps and self._collapsed > 0.5:
+            self._warnings = [
+                f"the multi-view representation has collapsed (J {metrics['jsd']:.3f}, SKL {metrics['skl']:.4f}): "
+                "L_M did nothing. More refine_rm.multi_view.warmup_steps, a lower beta_end or layer_norm may help"
+            ]
 
     def _joint_shares(self, step: int, joint_step: int, diagnostics: Diagnostics) -> Iterator[LossShare]:
         yield from self.batches.loss_shares(self.batches.rows_of(joint_step, epochs=self.epochs), diagnostics)
@@ -219,11 +235,15 @@ class MultiViewTask(Task):
         rows = [normals(self.config.latent_size, *pair.key, view) for pair in pairs]
         return torch.from_numpy(np.stack(rows)).float()
 
+    def warnings(self) -> list[str]:
+        return self._warnings
+
     def state(self) -> TaskState:
-        return TaskState(self._updater.tensors())
+        return TaskState(self._updater.tensors(), {"collapsed": self._collapsed})
 
     def restore(self, state: TaskState) -> None:
         self._updater.restore(state.tensors)
+        self._collapsed = state.values["collapsed"]
 
 
 def new_heads(

@@ -13,6 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+SHORT = 0.6  # of the longest response of a microbatch
+FEWEST_ROWS = 8  # a group of fewer is not ended early: a forward pass has costs of its own
+
 
 class Rows(NamedTuple):
     """A microbatch as the models read it."""
@@ -46,11 +49,19 @@ def microbatches(
 ) -> list[list[int]]:
     """`rows` in groups of at most `size`, the longest first, rows of like length together.
 
-    Little padding is computed then, and memory that is too small fails at the first group. Responses count
-    before prompts: their positions go through the language model's head too.
+    A group ends early where the responses have become much shorter than its first: a few more forward
+    passes cost less than the padding (measured with a 200k-parameter model on a CPU: a fifth of a PPO step).
+    Longest first, so that memory that is too small fails at the first group.
     """
     ordered = sorted(rows, key=lambda row: (-len(response_ids[row]), -len(prompt_ids[row]), row))
-    return [ordered[first : first + size] for first in range(0, len(ordered), size)]
+    groups: list[list[int]] = []
+    for row in ordered:
+        longest = len(response_ids[groups[-1][0]]) if groups else 0
+        is_short = len(response_ids[row]) < SHORT * longest and len(groups[-1]) >= FEWEST_ROWS
+        if not groups or len(groups[-1]) == size or is_short:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
 
 
 def live_mask(response_ids: Sequence[list[int]], width: int) -> Tensor:

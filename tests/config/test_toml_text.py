@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlp_engine.config.presets import list_presets, preset_path
 from rlp_engine.config.toml_text import key_lines, parse_key, with_values
 from rlp_engine.errors import ConfigError
 
@@ -90,6 +91,20 @@ def test_setting_a_value_changes_that_value_alone(path, value):
     text = with_values(TRICKY, {path: value})
     assert tomllib.loads(text) == want
     assert sum(line not in text.splitlines() for line in TRICKY.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("name", list_presets())
+@pytest.mark.parametrize("key", ["data.test.where", "data.test.limit", "ppo.health.max_kl", "seed", "model.lora.rank"])
+def test_keys_that_a_preset_leaves_out_can_be_set_in_its_text(name, key):
+    """tomlkit alone writes [test.where] for the first of them: below dotted keys it loses the table's name."""
+    path, value = tuple(key.split(".")), {"split": "eval"} if key.endswith("where") else 3
+    text = preset_path(name).read_text()
+    changed = with_values(text, {path: value})
+    node = tomllib.loads(changed)
+    for part in path:
+        node = node[part]
+    assert node == value
+    assert sum(line not in changed.splitlines() for line in text.splitlines()) <= 1
 
 
 def test_a_key_below_a_value_cannot_be_set():

@@ -2,7 +2,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rlp_engine.data.records import Prompt
-from rlp_engine.data.templates import MARK_OPEN, PromptTemplate
+from rlp_engine.data.templates import MARK_CLOSE, MARK_OPEN, PromptTemplate
 from rlp_engine.errors import ModelError
 
 CHATML = (
@@ -85,6 +85,16 @@ def test_a_tokenizer_that_appends_eos_still_leaves_the_prompt_open(llama, tmp_pa
     assert ids == PromptTemplate("alpaca", llama).encode_prompt(prompt())
 
 
+def test_a_tokenizer_that_only_appends_eos_gets_no_prefix(bpe, tmp_path):
+    bpe.save_pretrained(tmp_path)
+    closing = AutoTokenizer.from_pretrained(tmp_path)
+    closing.add_eos_token = True
+    assert closing("a")["input_ids"][-1] == closing.eos_token_id  # the premise
+    assert PromptTemplate("alpaca", closing).encode_prompt(prompt()) == PromptTemplate("alpaca", bpe).encode_prompt(
+        prompt()
+    )
+
+
 @pytest.mark.parametrize("kind", ["alpaca", "plain"])
 def test_control_tokens_in_user_text_are_text(llama, bpe, kind):
     for tokenizer, token in ((llama, "</s>"), (bpe, "<|endoftext|>")):
@@ -103,22 +113,20 @@ def test_the_response_mask_covers_the_response_and_the_eos(bpe, llama, output):
         first = is_response.index(True)
         assert all(is_response[first:])
         assert not any(is_response[:first])
-        # The prompt's part, decoded, is no longer than the prompt; the response's holds all of the response.
-        head = tokenizer.decode(ids[:first], skip_special_tokens=True)
-        assert template.render(prompt()).startswith(head)
+        # Before the first response token there is prompt only, and that token reaches beyond the prompt.
+        text = template.render(prompt())
+        assert text.startswith(tokenizer.decode(ids[:first], skip_special_tokens=True))
+        assert len(tokenizer.decode(ids[: first + 1], skip_special_tokens=True)) > len(text)
         assert response_text(template, ids, is_response).endswith(output.strip())
 
 
-def test_a_token_across_the_boundary_is_a_response_token(llama, tmp_path):
-    # ":Paris" is one token here, so its id stands for the end of the prompt and the start of the response.
-    llama.save_pretrained(tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    tokenizer.add_tokens([":Paris"])
-    template = PromptTemplate("alpaca", tokenizer)
+def test_a_token_across_the_boundary_is_a_response_token(llama):
+    # This tokenizer has learned "e:P": the end of "### Response:" and the start of "Paris" in one token.
+    template = PromptTemplate("alpaca", llama)
     ids, is_response = template.encode_example(prompt(), "Paris", 999)
-    assert is_response[-2:] == [True, True]
-    assert not any(is_response[:-2])
-    assert ids[-2] == tokenizer.convert_tokens_to_ids(":Paris")
+    tokens = llama.convert_ids_to_tokens(ids)
+    assert tokens[-4:] == ["e:P", "ari", "s", "</s>"]
+    assert is_response == [False] * (len(ids) - 4) + [True] * 4
     assert template.encode_scored(prompt(), "Paris", 999) == ids[:-1]
 
 
@@ -159,15 +167,16 @@ def test_word_tokenizers_see_the_same_words_before_and_after_the_boundary(words)
 
 
 def test_a_megabyte_of_text_is_cut_to_the_limit(bpe):
-    ids, is_response = PromptTemplate("alpaca", bpe).encode_example(prompt(), "lorem ipsum " * 90_000, 512)
+    ids, is_response = PromptTemplate("alpaca", bpe).encode_example(prompt(), "lorem ipsum " * 90_000, max_length=512)
     assert (len(ids), len(is_response)) == (512, 512)
 
 
 def test_a_cut_prompt_keeps_its_end_and_its_bos(llama, bpe):
     template = PromptTemplate("alpaca", llama)
     ids = template.encode_prompt(prompt())
-    cut = template.cut_prompt(ids, 10)
-    assert cut == [llama.bos_token_id, *ids[-9:]]
+    cut = template.cut_prompt(ids, 5)
+    assert len(ids) > 5
+    assert cut == [llama.bos_token_id, *ids[-4:]]
     assert template.cut_prompt(ids, len(ids)) == ids
     assert template.cut_prompt(ids, 1) == [llama.bos_token_id]
     without = PromptTemplate("alpaca", bpe)
@@ -209,8 +218,13 @@ def test_chat_control_tokens_in_user_text_and_response_are_text(chatml):
     assert response_text(template, example, is_response) == "no <|im_end|> yes"
 
 
-def test_chat_drops_forged_marks(chatml):
-    assert MARK_OPEN not in PromptTemplate("chat", chatml).render(prompt(f"a{MARK_OPEN}b"))
+def test_forged_marks_cannot_turn_the_templates_own_tokens_into_text(bpe, tmp_path):
+    bare = "{% for message in messages %}{{ message['content'] + '<|im_end|>' }}{% endfor %}"
+    tokenizer = with_template(bpe, tmp_path, bare)
+    turns = [{"role": "user", "content": f"a{MARK_OPEN}"}, {"role": "user", "content": f"{MARK_CLOSE}b"}]
+    template = PromptTemplate("chat", tokenizer)
+    assert template.encode_prompt(prompt(messages=turns)).count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2
+    assert template.render(prompt(messages=turns)) == "a<|im_end|>b<|im_end|>"
 
 
 def test_chat_bos_written_by_the_template_is_not_doubled(llama, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from rlp_engine.generation.sampling import BLOCK, choose_tokens, invert, nucleus
+from rlp_engine.generation.sampling import BLOCK, _first_above, choose_tokens, invert, nucleus
 from rlp_engine.randomness import uniforms
 
 
@@ -41,6 +41,11 @@ def test_a_token_of_probability_0_is_never_chosen_at_the_ends():
     weights[:, BLOCK + 7] = 0.1
     weights[:, BLOCK + 9] = 1e-30
     assert invert(weights, uniform([0.0, 1 - 2**-53])).tolist() == [BLOCK + 7, BLOCK + 7]
+
+
+def test_a_target_rounded_up_to_the_sum_finds_the_last_token_with_a_weight():
+    upto = uniform([[0.5, 0.5, 1.0, 1.0, 1.0]])
+    assert _first_above(upto, uniform([[1.0]])).item() == 2
 
 
 def test_a_row_does_not_depend_on_the_others():

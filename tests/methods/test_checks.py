@@ -22,6 +22,8 @@ def test_equal_shapes_pass_and_broadcasting_ones_are_named():
     require_same_shape(1, first=torch.ones(3), second=torch.zeros(3))
     with pytest.raises(ValueError, match=r"1 axes, got first \(3,\), second \(3, 1\)"):
         require_same_shape(1, first=torch.ones(3), second=torch.ones(3, 1))
+    with pytest.raises(ValueError, match=r"second \(1,\)"):
+        require_same_shape(1, first=torch.ones(3), second=torch.ones(1))
 
 
 def test_equal_shapes_of_the_wrong_rank_are_refused():

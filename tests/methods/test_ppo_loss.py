@@ -74,7 +74,7 @@ def test_alpacafarm_means_run_over_padding_whose_ratio_is_1():
     live = torch.tensor([[True, False]])
     logprobs = torch.tensor([[math.log(1.1), NAN]], requires_grad=True)
     advantages = torch.tensor([[2.0, 3.0]])
-    loss, _ = policy_loss(logprobs, torch.zeros(1, 2), advantages, live, mask_padding=False)
+    loss, _ = policy_loss(logprobs, torch.tensor([[0.0, -7.0]]), advantages, live, mask_padding=False)
     assert loss.item() == pytest.approx(-(2.0 * 1.1 + 3.0) / 2, rel=1e-6)
     loss.backward()
     assert logprobs.grad.tolist() == [[pytest.approx(-1.1, rel=1e-6), 0.0]]
@@ -101,6 +101,7 @@ def test_bfloat16_log_probabilities_are_subtracted_in_float32():
 
 def test_a_minibatch_without_live_tokens_has_loss_0():
     none = torch.zeros_like(LIVE)
+    assert num_counted(none) == 1
     logprobs = torch.full((2, 3), NAN, requires_grad=True)
     loss, _ = policy_loss(logprobs, logprobs, logprobs, none, denominator=num_counted(none))
     loss.backward()

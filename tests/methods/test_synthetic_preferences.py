@@ -152,19 +152,24 @@ def test_rlaif_pair_takes_the_preferred_answer_and_drops_ties():
 def test_summary_counts_prompts_by_what_became_of_them():
     decisions = [
         choose_pair([0, 0, 1, 2], [1.0, 0.0, 5.0, 5.0], 0.5, 0.0),  # accepted, y_l has the higher reward
-        choose_pair([0, 0, 0, 1], [1.0, 0.0, 0.0, 0.5], 0.5, 0.0),  # accepted
+        choose_pair([0, 0, 0, 1], [1.0, 0.0, 0.0, 0.5], 0.5, 0.0),
+        choose_pair([0, 0, 0, 1], [1.0, 0.0, 0.0, 0.5], 0.5, 0.0),
+        choose_pair([0, 0, 1, 1], [1.0, 0.0, 0.0, 1.0], 0.5, 0.9),  # accepted, equal rewards are not reversed
+        choose_pair([0, 1, 2, 3], [0.0] * 4, 0.5, 0.0),
+        choose_pair([0, 1, 2, 3], [0.0] * 4, 0.5, 0.0),
         choose_pair([0, 1, 2, 3], [0.0] * 4, 0.5, 0.0),
         choose_pair([0, 0, 0, 0], [0.0] * 4, 0.5, 0.0),
     ]
+    assert decisions[3].chosen_reward == decisions[3].rejected_reward
     assert summarise(decisions) == {
-        "prompts": 4,
-        "accepted": 2,
+        "prompts": 8,
+        "accepted": 4,
         "acceptance_rate": 0.5,
-        "low_confidence_rate": 0.25,
-        "one_cluster_rate": 0.25,
+        "low_confidence_rate": 0.375,
+        "one_cluster_rate": 0.125,
         "equal_rate": 0.0,
-        "reversed_reward_rate": 0.5,
-        "confidence_histogram": {"0.25": 1, "0.50": 1, "0.75": 1, "1.00": 1},
+        "reversed_reward_rate": 0.25,
+        "confidence_histogram": {"0.25": 3, "0.50": 2, "0.75": 2, "1.00": 1},
     }
 
 

@@ -63,6 +63,7 @@ def test_scoring_leaves_the_training_mode_and_makes_no_gradient(reward, sequence
     reward.train()
     output = reward.embed(sequences, microbatch=2)
     assert reward.training
+    assert output.rewards_B.tolist() == pytest.approx((output.hidden_BD @ reward.head.weight[0]).tolist(), abs=1e-5)
     assert not output.rewards_B.requires_grad
 
 
@@ -85,6 +86,16 @@ def test_the_gradient_reaches_backbone_and_head(reward, sequences):
 def test_a_sequence_without_tokens_is_refused(reward):
     with pytest.raises(ValueError, match="without a single token"):
         reward(torch.tensor([[4, 5], [4, 5]]), torch.tensor([[True, True], [False, False]]))
+
+
+def test_a_text_beyond_the_models_positions_is_an_error(llama_folder):
+    set_config(llama_folder, max_position_embeddings=6)
+    reward = load_reward(llama_folder, MODEL, from_policy=True)
+    assert len(reward.score([[4] * 6], microbatch=1)) == 1
+    with pytest.raises(ModelError, match="text of 7 tokens does not fit") as error:
+        reward.score([[4], [4] * 7], microbatch=1)
+    assert error.value.where == str(llama_folder)
+    assert "max_length to 6" in error.value.mend
 
 
 def test_a_new_head_depends_on_the_seed_alone_and_has_no_bias(policy_folder):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rlp_engine import randomness
+from rlp_engine.report.page import write_report
 
 HOSTILE = '</style><script>alert("x")</script><img src=x onerror=alert(1)> $\\frac{1}{0}$ \x00\u202eevil\ud800 &amp;'
 
@@ -65,8 +66,7 @@ def ppo_rows(steps: int, gain: float, key: str) -> list[dict[str, float]]:
     return rows
 
 
-@pytest.fixture
-def results() -> dict[str, Any]:
+def make_results() -> dict[str, Any]:
     def policy(name: str, rate: float, kl: float | None, score: float, polite: float) -> dict[str, Any]:
         wins = round(188 * rate / 100) - 6
         return {
@@ -118,10 +118,8 @@ def results() -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def run_dir(tmp_path: Path, results: dict[str, Any]) -> Path:
+def make_run(run: Path, results: dict[str, Any]) -> Path:
     """A finished run of three methods, with one hostile text wherever a model or a user may write one."""
-    run = tmp_path / "quickstart"
     run.mkdir()
     (run / "run.toml").write_text('preset = "quickstart"\nseed = 42\nmethods = ["spg", "uml", "reseed"]\n')
     write_lines(write_stage(run, "sft", 32) / "metrics.jsonl", [{"step": 1, "loss": 3.0}])
@@ -190,3 +188,21 @@ def decision_rows() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    return make_results()
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, results: dict[str, Any]) -> Path:
+    return make_run(tmp_path / "quickstart", results)
+
+
+@pytest.fixture(scope="session")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of the finished run, drawn once."""
+    folder = tmp_path_factory.mktemp("page")
+    write_report(make_run(folder / "quickstart", make_results()), None, folder / "report.html")
+    return (folder / "report.html").read_text(encoding="utf-8")

@@ -1,0 +1,226 @@
+"""Printing: nothing drives a terminal, nothing is markup, a closed pipe is no failure."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+import unicodedata
+
+import pytest
+from cli_process import RLP, environment
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from rlp_cli.render import Output
+from rlp_cli.reporter import LINES_PER_STAGE, ConsoleReporter
+from rlp_cli.results import show_results
+from rlp_cli.text import clean, duration, number, one_line, redact, size, table_lines, toml_value
+
+ATTACKS = [
+    ("\x1b[2J\x1b[31mred", "red"),
+    ("\x1b]0;title\x07text", "text"),
+    ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+    ("\x9b31mred", "red"),
+    ("back\x08\x08space", "backspace"),
+    ("over\rwrite", "overwrite"),
+    ("\u202egnp.exe", "gnp.exe"),
+    ("tab\tand\nline", "tab\tand\nline"),
+    ("unfinished \x1b]0;never ends", "unfinished "),
+    ("\x1bP+q\x1b\\x", "x"),
+    ("日本語 é 🙂", "日本語 é 🙂"),
+]
+
+
+@pytest.mark.parametrize(("text", "want"), ATTACKS)
+def test_control_sequences_are_taken_out(text, want):
+    assert clean(text) == want
+
+
+@given(st.text(st.characters(codec=None, exclude_categories=()), max_size=40))
+@example("\x1b\x1b[[31mm")
+def test_no_control_character_gets_through(text):
+    left = clean(text)
+    assert not [c for c in left if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"]
+    assert not set(left) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+    assert clean(left) == left
+
+
+def test_a_table_is_aligned_with_numbers_on_the_right():
+    rows = [["sft", "1.5", "a\nb"], ["round-1/spg", "120", ""]]
+    assert table_lines(["name", "value", "text"], rows) == [
+        "  name          value   text",
+        "  sft             1.5   a b",
+        "  round-1/spg     120",
+    ]
+    assert table_lines(["name"], []) == ["  name"]
+
+
+def test_words_for_numbers_times_and_sizes():
+    assert [number(v) for v in (1, 1.23456, None, True, 1e-5)] == ["1", "1.235", "-", "yes", "1e-05"]
+    assert [duration(s) for s in (3.21, 59.94, 245, 7810)] == ["3.2 s", "59.9 s", "4 min 05 s", "2 h 10 min"]
+    assert [size(b) for b in (0, 1023, 1536, 3 << 30)] == ["0 B", "1023 B", "1.5 KiB", "3.0 GiB"]
+    assert one_line("a\n\nb  c", 4) == "a b…"
+    assert toml_value({"a": [True, 'x"y']}) == '{a = [true, "x\\"y"]}'
+
+
+def test_secrets_are_redacted(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    text = "key 0123456789abcdef token hf_ABCDEFGHIJKLMNOPQRST end"
+    assert redact(text) == "key *** token *** end"
+
+
+def test_results_are_tables_of_policies_and_reward_models(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    parts = {"gold": 1.0, "correct": 0.5, "style": -0.1, "length": 0.0, "hedge": 0.0}
+    row = {"name": "sft", "win_rate": 47.26, "standard_error": 1.5, "mean_score": 1.0, "kl": None, "mean_tokens": 8.0}
+    other = row | {"name": "round-1/[b]spg[/b]", "kl": 3.21456, "parts": parts}
+    accuracy = {"sft": {"accuracy": 0.625, "n": 8}, "ppo": {"accuracy": None, "n": 0}}
+    results = {
+        "policies": [row | {"parts": parts}, other],
+        "reward_models": [{"name": "train-rm", "accuracy": accuracy}],
+    }
+    show_results(Output(), results)
+    assert stream.getvalue().splitlines() == [
+        "  policy               win-rate %     ±   score      kl   tokens   correct   style   length",
+        "  sft                        47.3   1.5       1       -      8.0       0.5    -0.1        0",
+        "  round-1/[b]spg[/b]         47.3   1.5       1   3.215      8.0       0.5    -0.1        0",
+        "",
+        "  reward model, accuracy % on samples of    sft   ppo",
+        "  train-rm                                 62.5     -",
+    ]
+
+
+class Lines(ConsoleReporter):
+    """A reporter and what it wrote, without a terminal."""
+
+    def __init__(self, monkeypatch, **words):
+        self.stream = io.StringIO()
+        monkeypatch.setattr(sys, "stdout", self.stream)
+        super().__init__(Output(**words))
+
+    @property
+    def lines(self) -> list[str]:
+        return self.stream.getvalue().splitlines()
+
+
+def test_a_long_stage_has_a_line_at_intervals_and_at_both_ends(monkeypatch):
+    reporter = Lines(monkeypatch)
+    reporter.stage_started("ppo", "run", "not done yet")
+    for step in range(1, 1001):
+        reporter.step("ppo", step, 1000, {"clip_fraction": 0.1, "reward": step / 7}, 0.5)
+    reporter.stage_finished("ppo", 500.0, {"reward": 1.0, "name": "not a number"})
+    assert reporter.lines[0] == "ppo: run (not done yet)"
+    assert reporter.lines[1] == "  step    1 of 1000   reward 0.1429   clip_fraction 0.1   0.5 s"
+    assert reporter.lines[-2].startswith("  step 1000 of 1000")
+    assert reporter.lines[-1] == "ppo: done in 8 min 20 s   reward 1"
+    assert len(reporter.lines) == LINES_PER_STAGE + 1 + 2
+
+
+def test_the_first_step_after_a_resume_has_a_line(monkeypatch):
+    reporter = Lines(monkeypatch)
+    reporter.step("ppo", 121, 600, {"reward": 1.0}, 0.5)
+    assert reporter.lines == ["  step 121 of 600   reward 1   0.5 s"]
+
+
+def test_verbose_shows_every_step_and_quiet_none(monkeypatch):
+    verbose, quiet = Lines(monkeypatch, verbose=True), Lines(monkeypatch, quiet=True)
+    for reporter in (verbose, quiet):
+        for step in range(1, 101):
+            reporter.step("sft", step, 100, {f"metric_{i}": 1.0 for i in range(12)}, 0.5)
+    assert quiet.lines == []
+    assert len(verbose.lines) == 100
+    assert "metric_11" in verbose.lines[0]
+
+
+def test_a_closed_pipe_is_quiet_and_no_failure(new_run):
+    reader, writer = os.pipe()
+    os.close(reader)
+    for words in (["config", "show", new_run], ["config", "show", new_run, "--json"], ["run", "--help"]):
+        done = subprocess.run(
+            [RLP, *map(str, words)], stdout=writer, stderr=subprocess.PIPE, env=environment(), text=True, check=False
+        )
+        assert done.stderr == ""
+        assert done.returncode == 0, words
+    os.close(writer)
+
+
+def on_terminal(*words: object, **more: str) -> str:
+    """What a terminal would be sent."""
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [RLP, *map(str, words)], stdout=terminal, stderr=terminal, stdin=terminal, env=environment(TERM="xterm", **more)
+    )
+    os.close(terminal)
+    parts = []
+    while True:
+        try:
+            part = os.read(controller, 65536)
+        except OSError:  # the other end is closed
+            break
+        parts.append(part)
+    process.wait()
+    os.close(controller)
+    return b"".join(parts).decode()
+
+
+def test_colour_is_for_terminals_and_can_be_refused(rlp, sft_run):
+    assert "\x1b[" in on_terminal("status", sft_run)
+    assert "\x1b[" not in on_terminal("status", sft_run, "--no-color")
+    assert "\x1b[" not in on_terminal("status", sft_run, NO_COLOR="1")
+    assert "\x1b[" not in rlp("status", sft_run).stdout
+
+
+BAR = """
+import sys
+from rlp_cli.render import Output
+from rlp_cli.reporter import ConsoleReporter
+reporter = ConsoleReporter(Output())
+reporter.stage_started("ppo", "run", "[red]why[/red]")
+for step in range(1, 4):
+    reporter.step("ppo", step, 3, {"reward": 1.5}, 0.1)
+    reporter.line("[bold]model[/bold] says \\x1b[2J[/oops] hello")
+reporter.stage_finished("ppo", 1.0, {})
+"""
+
+
+def test_beside_a_progress_bar_markup_and_escapes_are_only_text():
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", BAR], stdout=terminal, stderr=terminal, env=environment(TERM="xterm")
+    )
+    os.close(terminal)
+    text = b""
+    while True:
+        try:
+            text += os.read(controller, 65536)
+        except OSError:
+            break
+    os.close(controller)
+    assert process.wait() == 0
+    assert text.count(b"[bold]model[/bold] says [/oops] hello") == 3
+    assert b"\x1b[2J" not in text
+    assert "━".encode() in text, "no bar was drawn"
+    assert b"3/3" in text
+
+
+def test_json_stdout_is_kept_from_everyone_else():
+    code = (
+        "import sys, os\n"
+        "from rlp_cli import app\n"
+        "def noisy(output):\n"
+        "    sys.stdout.write('a library\\n')\n"
+        "    os.write(1, b'and one in C\\n')\n"
+        "    output.say('progress')\n"
+        "    output.result({'answer': '\\x1b[31m'})\n"
+        "app._add(app.app, 'noisy', noisy)\n"
+        "app.main(['noisy', '--json'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"answer": "\x1b[31m"}
+    assert "\x1b" not in done.stdout
+    assert {"a library", "and one in C", "progress"} <= set(done.stderr.splitlines())

@@ -1,0 +1,158 @@
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from small_pipeline import forked
+
+from rlp_engine.errors import ResourceError, RunLockedError
+from rlp_engine.run.lock import DEAD_AFTER_SECONDS, Owner, RunLock, live_owner, read_owner
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from rlp_engine.run.lock import RunLock
+with RunLock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds tmp_path/lock."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "lock"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_the_file_is_there_while_held_and_gone_when_idle(tmp_path):
+    with RunLock(tmp_path / "lock") as lock:
+        assert read_owner(tmp_path / "lock").pid == os.getpid()
+        assert lock.taken_over is None
+        lock.check()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_live_owner_is_named(tmp_path, holder):
+    with pytest.raises(RunLockedError) as error, RunLock(tmp_path / "lock"):
+        pass
+    assert f"pid {holder.pid} on {socket.gethostname()}" in error.value.where
+    assert error.value.mend.endswith(f"kill {holder.pid}")
+    assert error.value.exit_code == 8
+    assert live_owner(tmp_path / "lock").pid == holder.pid, "a refused process must leave the owner's lock alone"
+
+
+def test_a_killed_owner_is_taken_over(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    assert live_owner(tmp_path / "lock") is None
+    with RunLock(tmp_path / "lock") as lock:
+        assert lock.taken_over.pid == holder.pid
+        assert read_owner(tmp_path / "lock").pid == os.getpid()
+
+
+def test_the_corpse_of_a_process_that_nobody_waited_for_is_dead(tmp_path, holder):
+    os.kill(holder.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # ended, and still in the process table
+    assert live_owner(tmp_path / "lock") is None
+
+
+def test_another_process_with_the_same_pid_is_not_the_owner(tmp_path):
+    me = Owner.me()
+    owner = {"host": me.host, "pid": me.pid, "process_started": "of another boot", "since": "then"}
+    (tmp_path / "lock").write_text(json.dumps(owner))
+    with RunLock(tmp_path / "lock") as lock:
+        assert lock.taken_over.process_started == "of another boot"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"host": "a"}', b"\xff\xfe"])
+def test_an_illegible_lock_that_nobody_holds_is_taken(tmp_path, content):
+    (tmp_path / "lock").write_bytes(content)
+    with RunLock(tmp_path / "lock") as lock:
+        lock.check()
+
+
+def test_another_host_is_believed_while_its_heart_beats(tmp_path):
+    lock = tmp_path / "lock"
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "process_started": "x", "since": "then"}))
+    with pytest.raises(RunLockedError) as error, RunLock(lock):
+        pass
+    assert "pid 1 on elsewhere" in error.value.where
+    silent_since = time.time() - DEAD_AFTER_SECONDS - 1
+    os.utime(lock, (silent_since, silent_since))
+    with RunLock(lock) as taken:
+        assert taken.taken_over.host == "elsewhere"
+
+
+def test_a_worker_that_outlives_its_parent_does_not_keep_the_lock(tmp_path):
+    reader, writer = os.pipe()
+
+    def parent():
+        with RunLock(tmp_path / "lock"):
+            worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            worker.start()
+            os.write(writer, str(worker.pid).encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    forked(parent)
+    worker = int(os.read(reader, 100))
+    try:
+        os.kill(worker, 0)  # it lives
+        with RunLock(tmp_path / "lock") as lock:
+            assert lock.taken_over is not None
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_lock_removed_by_hand_is_noticed_and_its_successor_left_alone(tmp_path):
+    path = tmp_path / "lock"
+    with RunLock(path) as lock:
+        path.unlink()
+        with pytest.raises(RunLockedError, match="removed"):
+            lock.check()
+        path.write_text("another process's")
+    assert path.read_text() == "another process's"
+
+
+def count_up(folder: str, times: int) -> None:
+    """Read, add, write: loses counts if two processes are ever inside at once."""
+    from pathlib import Path
+
+    counter = Path(folder, "counter")
+    done = 0
+    while done < times:
+        try:
+            with RunLock(Path(folder, "lock")):
+                value = int(counter.read_text())
+                time.sleep(0.001)
+                counter.write_text(str(value + 1))
+                done += 1
+        except RunLockedError:
+            time.sleep(0.002)
+
+
+def test_many_processes_are_inside_one_at_a_time(tmp_path):
+    (tmp_path / "counter").write_text("0")
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=count_up, args=(str(tmp_path), 15)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert (tmp_path / "counter").read_text() == "60"
+
+
+def test_a_folder_that_nobody_may_write_in_is_said_in_words(read_only_folder):
+    lock = RunLock(read_only_folder / "lock")
+    with pytest.raises(ResourceError, match="cannot write") as error, lock:
+        pass
+    assert str(read_only_folder) in error.value.where

@@ -1,0 +1,122 @@
+from collections import defaultdict
+
+import pytest
+import torch
+from training.tiny_tasks import ANSWERS, PROMPTS, multi_view_task
+
+from rlp_engine.data.records import Prompt
+from rlp_engine.errors import DataError
+from rlp_engine.training.multi_view_task import PolicyAnswers, ViewPairs
+
+
+def pairs_of(answers, size=8):
+    return ViewPairs(answers, lambda prompt, text: [text], size, (1, 1, "refine-rm"))
+
+
+def weights(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()]).clone()
+
+
+def test_a_minibatch_never_has_an_instruction_twice_and_its_views_differ():
+    pairs = pairs_of(ANSWERS)
+    for step in range(1, 30):
+        found = pairs.of_step(step)
+        assert len({pair.group for pair in found}) == len(found) == 8
+        assert all(pair.views[0] != pair.views[1] for pair in found)
+
+
+def test_a_step_draws_the_same_pairs_whenever_it_is_asked_and_other_steps_others():
+    assert pairs_of(ANSWERS).of_step(5) == pairs_of(ANSWERS).of_step(5)
+    steps = [pairs_of(ANSWERS).of_step(step) for step in range(1, 9)]
+    assert len({str(step) for step in steps}) == 8
+
+
+def test_both_orders_of_a_pair_are_drawn():
+    answers = [PolicyAnswers(prompt, ["a", "b"]) for prompt in PROMPTS]
+    orders = {str(pair.views) for step in range(1, 9) for pair in pairs_of(answers).of_step(step)}
+    assert orders == {"(['a'], ['b'])", "(['b'], ['a'])"}
+
+
+def test_instructions_of_equal_normalised_text_are_one():
+    twins = [PolicyAnswers(Prompt(f"twin-{i}", "What colour  is SKY ?"), ["x", "y"]) for i in range(5)]
+    pairs = pairs_of([*ANSWERS, *twins])
+    for step in range(1, 20):
+        assert sum(pair.key[-1] in {"p0", *(t.prompt.prompt_id for t in twins)} for pair in pairs.of_step(step)) <= 1
+    seen = {pair.key[-1] for step in range(1, 40) for pair in pairs.of_step(step)}
+    assert len(seen & {t.prompt.prompt_id for t in twins}) >= 2  # each of them has its turn
+
+
+def test_instructions_whose_answers_are_all_equal_are_left_out():
+    same = [PolicyAnswers(prompt, ["a", "a"]) for prompt in PROMPTS[:4]]
+    pairs = pairs_of([*same, *ANSWERS[4:]])
+    seen = {pair.key[-1] for step in range(1, 10) for pair in pairs.of_step(step)}
+    assert seen == {prompt.prompt_id for prompt in PROMPTS[4:]}
+    with pytest.raises(DataError, match="only 7 of 12 instructions have two different answers, and 8 are needed"):
+        pairs_of([*same, PolicyAnswers(PROMPTS[4], ["a", "a"]), *ANSWERS[5:]])
+
+
+def test_the_warmup_trains_heads_and_critic_alone_and_then_everything_learns(folder):
+    task = multi_view_task(folder)
+    parts = {"reward": task.reward_model, "heads": task.heads, "critic": task.critic}
+    before = {name: weights(part) for name, part in parts.items()}
+    for step in (1, 2, 3):
+        metrics = task.step(step)
+        assert metrics["warmup"] == 1
+        assert metrics["beta"] == pytest.approx(1e-3)
+        assert "bradley_terry" not in metrics
+    assert torch.equal(weights(task.reward_model), before["reward"])
+    assert not torch.equal(weights(task.heads), before["heads"])
+    assert not torch.equal(weights(task.critic), before["critic"])
+    metrics = task.step(4)
+    assert metrics["warmup"] == 0
+    assert not torch.equal(weights(task.reward_model), before["reward"])
+
+
+def test_beta_rises_from_start_to_end_over_the_first_half_of_joint_training(folder):
+    task = multi_view_task(folder, warmup_steps=0, epochs=4)  # 10 joint steps
+    betas = [task.step(step)["beta"] for step in range(1, task.total_steps + 1)]
+    assert betas == pytest.approx([10 ** (-3 * (1 - k / 5)) for k in range(5)] + [1.0] * 5, rel=1e-4)
+
+
+def test_the_joint_loss_is_bradley_terry_plus_lambda_times_the_multi_view_loss(folder):
+    more = [PolicyAnswers(Prompt(f"more-{i}", f"name thing {i}"), ["red .", "it is blue ."]) for i in range(8)]
+    task = multi_view_task(folder, answers=ANSWERS + more, warmup_steps=0, weight=0.25, pairs_per_step=16)
+    metrics = task.step(1)  # two microbatches of 8
+    assert metrics["loss"] == pytest.approx(metrics["bradley_terry"] + 0.25 * metrics["multi_view"], rel=1e-5)
+
+
+def test_the_multi_view_loss_reaches_the_backbone_and_not_the_reward_head(folder):
+    task = multi_view_task(folder, warmup_steps=0)
+    for share in task.view_shares(1, defaultdict(list), is_warmup=False):
+        share().backward()
+    assert all(p.grad is None for p in task.reward_model.head.parameters())
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in task.reward_model.backbone.parameters())
+
+
+@pytest.mark.parametrize("kind", ["uml", "mvi", "infomax", "cl"])
+def test_every_kind_trains_to_its_end(folder, kind):
+    task = multi_view_task(folder, kind=kind, warmup_steps=1)
+    metrics = [task.step(step) for step in range(1, task.total_steps + 1)]
+    assert task.total_steps == 1 + 5
+    assert all(abs(value) < 100 for row in metrics for value in row.values())
+
+
+def test_heads_do_not_depend_on_what_torch_drew_before(folder):
+    first = multi_view_task(folder)
+    torch.rand(5)
+    assert torch.equal(weights(multi_view_task(folder).heads), weights(first.heads))
+
+
+def test_a_collapsed_representation_is_told_at_the_end_by_a_continued_task_too(folder):
+    settings = {"warmup_steps": 0, "beta_start": 1.0, "beta_ramp": 0.0, "learning_rate": 1e-2, "epochs": 12}
+    task = multi_view_task(folder, **settings)
+    warned = []
+    for step in range(1, task.total_steps + 1):
+        if step == task.total_steps - 1:
+            state, task = task.state(), multi_view_task(folder, **settings)
+            task.restore(state)
+        metrics = task.step(step)
+        warned += task.warnings()
+    assert metrics["collapsed"] == 1
+    assert len(warned) == 1
+    assert "collapsed" in warned[0]
