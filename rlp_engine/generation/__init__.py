@@ -1,0 +1,1 @@
+"""Answers drawn from a policy, and the log-probabilities of given answers."""

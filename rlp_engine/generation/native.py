@@ -147,24 +147,24 @@ def _decode(
     """(request index, completion) of all answers of one wave."""
     indices = [index for group in wave for index in group]
     device = next(model.parameters()).device
-    uniform_RT = np.stack([uniforms(settings.max_new_tokens, *requests[index].key) for index in indices])
-    uniform_RT = torch.from_numpy(uniform_RT)
-    eos = torch.tensor(list(settings.eos_ids), device=device)
-    tokens_RT = torch.full((len(indices), settings.max_new_tokens), settings.pad_id)
-    lengths_R = torch.full((len(indices),), settings.max_new_tokens)
-    stopped_R = torch.zeros(len(indices), dtype=torch.bool)
-    logprobs_R = torch.zeros(len(indices), dtype=torch.float64)
+    u_RT = np.stack([uniforms(settings.max_new_tokens, *requests[index].key) for index in indices])
+    u_RT = torch.from_numpy(u_RT).to(device)
+    eos = torch.tensor(list(settings.eos_ids), dtype=torch.long, device=device)
+    tokens_RT = torch.full((len(indices), settings.max_new_tokens), settings.pad_id, device=device)
+    lengths_R = torch.full((len(indices),), settings.max_new_tokens, device=device)
+    stopped_R = torch.zeros(len(indices), dtype=torch.bool, device=device)
+    logprobs_R = torch.zeros(len(indices), dtype=torch.float64, device=device)
 
     live = _prefill(model, [requests[group[0]].prompt_ids for group in wave], [len(group) for group in wave], settings)
     for step in range(settings.max_new_tokens):
         if stop is not None:
             stop.check()
-        u_R = uniform_RT[live.index_R, step].to(device)
+        u_R = u_RT[live.index_R, step]
         token_R, logprob_R = choose_tokens(live.logits_RV, u_R, temperature=settings.temperature, top_p=settings.top_p)
         ended_R = torch.isin(token_R, eos)
-        tokens_RT[live.index_R, step] = token_R.cpu()
-        logprobs_R[live.index_R] += logprob_R.double().cpu()
-        ended_here = live.index_R[ended_R.cpu()]
+        tokens_RT[live.index_R, step] = token_R
+        logprobs_R[live.index_R] += logprob_R.double()
+        ended_here = live.index_R[ended_R]
         lengths_R[ended_here], stopped_R[ended_here] = step + 1, True
         if step + 1 == settings.max_new_tokens or bool(ended_R.all()):
             break
@@ -173,15 +173,9 @@ def _decode(
             live.keep(kept)
             token_R = token_R[kept]
         _advance(model, live, token_R)
-    for row, index in enumerate(indices):
-        yield (
-            index,
-            Completion(
-                token_ids=tokens_RT[row, : int(lengths_R[row])].tolist(),
-                finish_reason="stop" if stopped_R[row] else "length",
-                logprob=float(logprobs_R[row]),
-            ),
-        )
+    rows = zip(indices, tokens_RT.tolist(), lengths_R.tolist(), stopped_R.tolist(), logprobs_R.tolist(), strict=True)
+    for index, tokens, length, stopped, logprob in rows:
+        yield index, Completion(tokens[:length], "stop" if stopped else "length", logprob)
 
 
 def _prefill(
@@ -200,7 +194,9 @@ def _prefill(
         torch.arange(len(prompts), device=device), torch.tensor(list(copies), device=device)
     )
     cache.reorder_cache(prompt_of_R)
-    return _Rows(torch.arange(len(prompt_of_R)), attention_PL[prompt_of_R], logits_PV[prompt_of_R], cache)
+    return _Rows(
+        torch.arange(len(prompt_of_R), device=device), attention_PL[prompt_of_R], logits_PV[prompt_of_R], cache
+    )
 
 
 def _advance(model: PreTrainedModel, live: _Rows, token_R: Tensor) -> None:

@@ -31,25 +31,32 @@ def section(run: RunFiles) -> Markup | None:
 
 
 def _side_by_side(run: RunFiles) -> Markup | None:
-    """evaluate/examples.jsonl, one instruction a line: {"instruction", "input", "reference",
-    "answers": {policy: text}, "scores": {policy or "reference": number}}; all but the answers may be absent."""
-    blocks = []
+    """The first instructions of evaluate/annotations.jsonl, which holds one row a policy and instruction."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for stage in run.of_kind("evaluate"):
-        rows = read_lines(stage.path / "examples.jsonl", run.problems)
-        blocks += [_evaluation(row) for row in itertools.islice(rows, MOST_SIDE_BY_SIDE)]
-    if not blocks:
+        for row in read_lines(stage.path / "annotations.jsonl", run.problems):
+            key = (str(row.get("instruction")), str(row.get("input")), str(row.get("output_1")))
+            if key in groups or len(groups) < MOST_SIDE_BY_SIDE:
+                groups.setdefault(key, []).append(row)
+    if not groups:
         return None
+    blocks = [_judged(rows) for rows in groups.values()]
     return tag("div", tag("h3", "The same question, every policy"), tag("div", blocks, class_="examples"))
 
 
-def _evaluation(row: Mapping[str, Any]) -> Markup:
-    answers = row.get("answers") if isinstance(row.get("answers"), Mapping) else {}
-    scores = row.get("scores") if isinstance(row.get("scores"), Mapping) else {}
-    lines = []
-    if row.get("reference") is not None:
-        lines.append(_line("reference", str(row["reference"]), scores.get("reference")))
-    lines += [_line(names.parse(str(name)).label, str(text), scores.get(name)) for name, text in answers.items()]
-    return tag("div", _question(row), lines, class_="example")
+def _judged(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    lines = [_line("reference", str(rows[0].get("output_1", "")))]
+    for row in rows:
+        label = names.parse(str(row.get("generator_2"))).label
+        lines.append(_line(label, str(row.get("output_2", "")), _verdict(row.get("preference"))))
+    return tag("div", _question(rows[0]), lines, class_="example")
+
+
+def _verdict(preference: Any) -> Markup | None:
+    if not isinstance(preference, int | float):
+        return None
+    word, tone = ("won", "chosen") if preference > 1.5 else ("lost", "rejected") if preference < 1.5 else ("draw", "")
+    return tag("span", word, class_=f"tag {tone}".strip())
 
 
 def _ppo_samples(run: RunFiles) -> Markup | None:
@@ -72,8 +79,7 @@ def _samples_of(stage: StageFiles, run: RunFiles) -> Markup | None:
 def _step(step: int, path: Path, run: RunFiles) -> Markup:
     rows = list(itertools.islice(read_lines(path, run.problems), ANSWERS_PER_STEP))
     blocks = [
-        tag("div", _question(row), _line(_facts(row), str(row.get("response", "")), None), class_="example")
-        for row in rows
+        tag("div", _question(row), _line(_facts(row), str(row.get("response", ""))), class_="example") for row in rows
     ]
     return tag("div", tag("h3", f"Step {step}"), tag("div", blocks, class_="examples"))
 
@@ -93,8 +99,8 @@ def _labelled_pairs(run: RunFiles) -> Markup | None:
         for row in itertools.islice(read_lines(stage.path / "pairs.jsonl", run.problems), MOST_PAIRS):
             prompt = row.get("prompt") if isinstance(row.get("prompt"), Mapping) else {}
             lines = [
-                _line("preferred", str(row.get("chosen", "")), None),
-                _line("rejected", str(row.get("rejected", "")), None),
+                _line("preferred", str(row.get("chosen", ""))),
+                _line("rejected", str(row.get("rejected", ""))),
             ]
             blocks.append(tag("div", _question(prompt), lines, class_="example"))
     if not blocks:
@@ -107,12 +113,6 @@ def _question(row: Mapping[str, Any]) -> Markup:
     return tag("p", clip("\n".join(parts), 600), class_="question", dir="auto")
 
 
-def _line(who: str, said: str, score: Any) -> Markup:
-    number_ = tag("span", number(score, 2), class_="tag") if isinstance(score, int | float) else None
-    text = clip(said.strip()) or "(empty)"
-    return tag(
-        "div",
-        tag("div", who, class_="who"),
-        tag("div", tag("span", text, class_="said", dir="auto"), number_),
-        class_="answer",
-    )
+def _line(who: str, said: str, note: Markup | None = None) -> Markup:
+    text = tag("span", clip(said.strip()) or "(empty)", class_="said", dir="auto")
+    return tag("div", tag("div", who, class_="who"), tag("div", text, note), class_="answer")

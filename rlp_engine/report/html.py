@@ -70,10 +70,9 @@ def number(value: object, digits: int = 2, *, sign: bool = False, unit: str = ""
     """A number for people; a dash for what is missing or not finite."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return "–"
-    if isinstance(value, int) or digits == 0:
-        text = f"{value:+,.0f}" if sign else f"{value:,.0f}"
-    else:
-        text = f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
+    digits = 0 if isinstance(value, int) else digits
+    rounded = round(value, digits) + 0.0  # adding 0.0 turns the negative zero into zero
+    text = f"{rounded:{'+' if sign and rounded else ''},.{digits}f}"
     return text.replace("-", "−").replace(",", "\N{NARROW NO-BREAK SPACE}") + unit
 
 

@@ -160,7 +160,21 @@ def _pair_facts(stage: StageFiles, run: RunFiles) -> Markup | None:
         tag("b", number(count)),
         f" pairs; preferred answers have {number(chosen / count, 0)} characters on average, "
         f"rejected ones {number(rejected / count, 0)}.",
+        _statistics(stage.record.get("summary")),
     )
+
+
+def _statistics(summary: Any) -> str:
+    """What only the stage knows: rewards of the pairs and what clustering cost."""
+    if not isinstance(summary, Mapping):
+        return ""
+    text = ""
+    reversed_, asked, naive = (summary.get(key) for key in ("reversed_reward_rate", "comparisons", "naive_comparisons"))
+    if isinstance(reversed_, int | float):
+        text += f" In {number(100 * reversed_, 1)} % of the pairs the rejected answer has the higher reward."
+    if isinstance(asked, int) and isinstance(naive, int):
+        text += f" Clustering asked {number(asked)} questions, {number(naive - asked)} less than one by one."
+    return text
 
 
 def _examples(decisions: Decisions) -> Markup | None:

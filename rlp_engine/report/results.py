@@ -31,6 +31,7 @@ def section(results: Mapping[str, Any], colours: Mapping[str, int]) -> Markup:
         tag("div", _findings(policies, paired, results), class_="cards"),
         _table(policies, paired, colours),
         _caveats(policies),
+        _parts(policies, colours),
         _differences(paired, colours),
         _against_kl(policies, colours),
         id="results",
@@ -77,8 +78,7 @@ def _accuracy_card(results: Mapping[str, Any], refined: Mapping[str, Any] | None
         cell = (model.get("accuracy") or {}).get("ppo") or {}
         if _finite(cell.get("accuracy")):
             on_ppo[str(model.get("name"))] = cell["accuracy"]
-    branch = _name(refined).rsplit("/", 1)[0] if refined else ""
-    after = next((value for name, value in on_ppo.items() if branch and name.startswith(branch)), None)
+    after = next((value for name, value in on_ppo.items() if refined and _same_branch(name, _name(refined))), None)
     if "train-rm" not in on_ppo or after is None:
         return []
     return [
@@ -89,6 +89,12 @@ def _accuracy_card(results: Mapping[str, Any], refined: Mapping[str, Any] | None
     ]
 
 
+def _same_branch(a: str, b: str) -> bool:
+    """A reward model and a policy of the same round and method: "round-1/spg/refine-rm" and "round-1/spg"."""
+    one, two = names.parse(a), names.parse(b)
+    return (one.round, one.method) == (two.round, two.method)
+
+
 def _card(big: str, what: str, tone: str = "") -> Markup:
     return tag("div", tag("div", big, class_=f"big {tone}".strip()), tag("div", what, class_="what"), class_="card")
 
@@ -96,7 +102,6 @@ def _card(big: str, what: str, tone: str = "") -> Markup:
 def _table(
     policies: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, Any]], colours: Mapping[str, int]
 ) -> Markup:
-    parts = list(dict.fromkeys(part for row in policies for part in row.get("parts") or {}))
     rates = [row["win_rate"] for row in policies if _finite(row.get("win_rate"))]
     head = ["Policy", "Win-rate", "v PPO", "Won · drawn · lost", "Score", "KL", "Tokens", "Characters", "EOS"]
     titles = {
@@ -106,9 +111,6 @@ def _table(
         "KL": "nats a sequence from the SFT policy",
     }
     head_row = [tag("th", text, scope="col", title=titles.get(text)) for text in head]
-    head_row += [
-        tag("th", part.replace("_", " "), scope="col", title="mean part of the judge's score") for part in parts
-    ]
     rows = []
     for row in policies:
         name = names.parse(_name(row))
@@ -121,7 +123,6 @@ def _table(
             *(tag("td", number(row.get(key), digits)) for key, digits in (("mean_score", 2), ("kl", 2))),
             *(tag("td", number(row.get(key), 1)) for key in ("mean_tokens", "mean_characters")),
             tag("td", number(_percent(row.get("eos_share")), 1, unit=" %")),
-            *(tag("td", number((row.get("parts") or {}).get(part), 2)) for part in parts),
         ]
         rows.append(tag("tr", cells, class_="best" if is_best else None))
     table = tag("table", tag("thead", tag("tr", head_row)), tag("tbody", rows))
@@ -178,12 +179,34 @@ def _caveats(policies: Sequence[Mapping[str, Any]]) -> Markup:
         return seeds
     scale = tag(
         "p",
-        f"The policies stand at different KL, {number(min(kls), 1)} to {number(max(kls), 1)} nats, since reward models "
+        f"The policies stand at different KL, {number(min(kls))} to {number(max(kls))} nats, since reward models "
         "differ in scale. Compare them at equal KL before calling one better: ",
         tag("code", "rlp study --sweep ppo.kl_coefficient=..."),
         class_="note",
     )
     return tag("div", seeds, scale)
+
+
+def _parts(policies: Sequence[Mapping[str, Any]], colours: Mapping[str, int]) -> Markup | None:
+    """Where a score comes from: correctness, or style alone?"""
+    parts = list(dict.fromkeys(part for row in policies for part in row.get("parts") or {}))
+    if not parts:
+        return None
+    head = [tag("th", text.replace("_", " "), scope="col") for text in ("Policy", *parts)]
+    rows = [
+        tag(
+            "tr",
+            tag("td", _dot(colours.get(_method(row), 0)), _label(row)),
+            [tag("td", number((row.get("parts") or {}).get(part), 3)) for part in parts],
+        )
+        for row in policies
+    ]
+    return tag(
+        "div",
+        tag("h3", "What the score is made of"),
+        tag("p", "Mean of each part of the judge's score.", class_="muted"),
+        tag("div", tag("table", tag("thead", tag("tr", head)), tag("tbody", rows)), class_="scroll"),
+    )
 
 
 def _differences(paired: Sequence[Mapping[str, Any]], colours: Mapping[str, int]) -> Markup | None:

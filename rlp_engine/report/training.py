@@ -39,12 +39,10 @@ PPO_PANELS = (
 )
 REWARD_PANELS = (
     Panel(("loss",), "Loss", "nats"),
-    Panel(("preference_loss", "bradley_terry_loss", "bt_loss"), "Bradley-Terry loss", "nats; ln 2 = 0.693 is chance"),
+    Panel(("bradley_terry",), "Bradley-Terry loss", "nats; ln 2 = 0.693 is chance"),
     Panel(("accuracy", "pair_accuracy"), "Accuracy on training pairs", "share of the minibatch"),
-    Panel(("held_out_accuracy", "heldout_accuracy", "validation_accuracy"), "Accuracy on held-out pairs", "share"),
-    Panel(("held_out_loss",), "Loss on held-out pairs", "nats"),
-    Panel(("multi_view_loss",), "Multi-view loss", "nats"),
-    Panel(("jsd",), "Mutual information of the views (J)", "−1.386 says collapsed"),
+    Panel(("multi_view",), "Multi-view loss", "nats"),
+    Panel(("jsd",), "Jensen-Shannon bound J of the views", "−1.386: the critic sees nothing"),
     Panel(("skl",), "Symmetrised KL of the views", "nats"),
     Panel(("nwj",), "Mutual information (NWJ bound)", "nats"),
 )
@@ -79,7 +77,7 @@ def reward_section(run: RunFiles, results: Mapping[str, Any] | None, colours: Ma
     return tag(
         "section",
         tag("h2", "Reward models"),
-        _accuracy_table(models, colours) if models else None,
+        _accuracy_table(models, run, colours) if models else None,
         tag("h3", "Training") if stages else None,
         _legend(stages, colours) if stages else None,
         _grids(stages, REWARD_PANELS, colours, "rm") if stages else None,
@@ -87,15 +85,20 @@ def reward_section(run: RunFiles, results: Mapping[str, Any] | None, colours: Ma
     )
 
 
-def _accuracy_table(models: Sequence[Mapping[str, Any]], colours: Mapping[str, int]) -> Markup:
+def _accuracy_table(models: Sequence[Mapping[str, Any]], run: RunFiles, colours: Mapping[str, int]) -> Markup:
     policies = list(dict.fromkeys(policy for model in models for policy in model["accuracy"]))
+    held_out = _held_out(run)
     head = [tag("th", "Reward model", scope="col")]
+    if held_out:
+        head.append(tag("th", "on held-out pairs of D", scope="col"))
     head += [tag("th", f"on {names.parse(policy).label}", scope="col", title=policy) for policy in policies]
     rows = []
     for model in models:
         name = names.parse(str(model.get("name", "unnamed")))
         sub = tag("span", name.note or name.full, class_="sub")
         cells = [tag("td", tag("span", class_=f"dot c{colours.get(name.method, 0)}"), name.label, sub)]
+        if held_out:
+            cells.append(_heat(held_out.get((name.round, name.method))))
         rows.append(tag("tr", cells, [_heat(model["accuracy"].get(policy)) for policy in policies]))
     table = tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="heatmap")
     return tag(
@@ -110,6 +113,18 @@ def _accuracy_table(models: Sequence[Mapping[str, Any]], colours: Mapping[str, i
         ),
         tag("div", table, class_="scroll"),
     )
+
+
+def _held_out(run: RunFiles) -> dict[tuple[int, str], dict[str, Any]]:
+    """(round, method) -> accuracy of its reward model on the pairs of D that none was trained on."""
+    found = {}
+    for stage in run.stages:
+        summary = stage.record.get("summary")
+        if stage.kind in ("train-rm", "refine-rm") and isinstance(summary, Mapping) and "held_out_accuracy" in summary:
+            name = names.parse(stage.name)
+            cell = {"accuracy": summary["held_out_accuracy"], "n": summary.get("held_out_pairs")}
+            found[name.round, name.method] = cell
+    return found
 
 
 def _heat(cell: Any) -> Markup:

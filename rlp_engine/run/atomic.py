@@ -32,12 +32,13 @@ def is_temporary(name: str) -> bool:
 def remove_temporaries(folder: Path) -> None:
     """Delete what killed writers left below `folder`."""
     for directory, subfolders, files in os.walk(folder):
-        for name in [name for name in subfolders if is_temporary(name)]:
-            shutil.rmtree(Path(directory, name))
-            subfolders.remove(name)
-        for name in files:
-            if is_temporary(name):
-                Path(directory, name).unlink()
+        for name in filter(is_temporary, (*subfolders, *files)):
+            path = Path(directory, name)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        subfolders[:] = [name for name in subfolders if not is_temporary(name)]
 
 
 def fsync(path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rlp_engine.run.atomic import write_json
+from rlp_engine.run.atomic import remove_temporaries, write_json
 
 _ABSENT = object()
 _FRESH_NS = 2_000_000_000  # a file changed within this time may change again within its time stamp's grain
@@ -179,6 +179,7 @@ class DigestCache:
     def save(self) -> None:
         if self._changed:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            remove_temporaries(self._path.parent)
             write_json(self._path, self._entries)
             self._changed = False
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.errors import ConfigError, CorruptArtifactError, DataError, RlpError
-from rlp_engine.run.atomic import temporary_name
+from rlp_engine.run.atomic import remove_temporaries, temporary_name
 from rlp_engine.run.attempt import FORCED, Attempt, complete, finish_commit
 from rlp_engine.run.events import EventLog
 from rlp_engine.run.fingerprint import DigestCache
@@ -258,6 +258,7 @@ def _log_files(layout: RunLayout) -> Iterator[tuple[int, LogReporter]]:
     number = max((number for number, _ in layout.attempts()), default=0) + 1
     folder = layout.logs / f"attempt_{number}"
     folder.mkdir(parents=True)
+    remove_temporaries(layout.logs)
     with suppress(OSError):  # only for people, and some file systems have no links
         link = temporary_name(layout.logs / "latest")
         link.symlink_to(folder.name)

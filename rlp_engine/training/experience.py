@@ -36,7 +36,6 @@ class Experience(NamedTuple):
     """A rollout with what is learned from it."""
 
     rollout: Rollout
-    kl_BT: Tensor  # nats, by the estimator that the rewards use
     advantages_BT: Tensor  # whitened
     returns_BT: Tensor  # targets of the value model
 
@@ -77,7 +76,7 @@ def experience_of(
         "explained_variance": explained_variance(rollout.values_BT, returns_BT, live_BT),
         "empty_answers": (~live_BT.any(1)).sum(),
     }
-    experience = Experience(rollout, kl_BT, advantages_BT, returns_BT)
+    experience = Experience(rollout, advantages_BT, returns_BT)
     return experience, {name: float(value) for name, value in metrics.items()}
 
 

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from rlp_engine.config.schema import GenerationConfig, PpoConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
-from rlp_engine.methods.kl import next_kl_coefficient
+from rlp_engine.methods.kl import next_kl_coefficient, per_token_kl
 from rlp_engine.methods.ppo_loss import num_counted, policy_loss, value_loss
 from rlp_engine.models.policy import Policy
 from rlp_engine.models.value import ValueModel
 from rlp_engine.randomness import KeyPart, permutation
 from rlp_engine.training.checkpoint import TaskState
-from rlp_engine.training.experience import Experience, experience_of
+from rlp_engine.training.experience import Experience, Rollout, experience_of
 from rlp_engine.training.health import PpoAlarms, check_tensors
 from rlp_engine.training.optimizer import LossShare, ParameterGroup, Updater
 from rlp_engine.training.rollout import Collector, Scorer
@@ -76,11 +76,11 @@ class PpoTask(Task):
         self._updater = Updater([group], config.optimizer, config.steps, self.collector.device)
         self._alarms = PpoAlarms(config.health)
         self._warnings: list[str] = []
-        self._last: Experience | None = None
+        self._last: Rollout | None = None
 
     def step(self, step: int) -> dict[str, float]:
         started = time.perf_counter()
-        rollout = self.collector.collect(step)
+        rollout = self._last = self.collector.collect(step)
         check_tensors(
             scores=rollout.scores_B,
             logprobs=rollout.logprobs_BT,
@@ -90,7 +90,6 @@ class PpoTask(Task):
         experience, metrics = experience_of(
             rollout, self.config, self.kl_coefficient, reward_mean=self.reward_mean, reward_std=self.reward_std
         )
-        self._last = experience
         collected = time.perf_counter()
         metrics |= {"kl_coefficient": self.kl_coefficient} | self._learn(experience, step)
         metrics |= {"collect_seconds": collected - started, "learn_seconds": time.perf_counter() - collected}
@@ -108,13 +107,17 @@ class PpoTask(Task):
         self.value_model.train()
         updates: list[dict[str, float]] = []
         for epoch in range(self.config.epochs):
-            order = permutation(self.config.rollout_batch, *self.seed_parts, "minibatches", step, epoch).tolist()
-            for first in range(0, len(order), self.config.minibatch):
+            for rows in self.minibatches(step, epoch):
                 diagnostics: Diagnostics = defaultdict(list)
-                shares = self.loss_shares(experience, order[first : first + self.config.minibatch], diagnostics)
-                update = self._updater.update(shares, index=step - 1)
+                update = self._updater.update(self.loss_shares(experience, rows, diagnostics), index=step - 1)
                 updates.append(update | _combined(diagnostics))
         return _over_updates(updates)
+
+    def minibatches(self, step: int, epoch: int) -> list[list[int]]:
+        """Rows of the rollout in minibatches, in an order of its own for every step and epoch (from 0)."""
+        order = permutation(self.config.rollout_batch, *self.seed_parts, "minibatches", step, epoch).tolist()
+        size = self.config.minibatch
+        return [order[first : first + size] for first in range(0, len(order), size)]
 
     def loss_shares(self, experience: Experience, rows: Sequence[int], diagnostics: Diagnostics) -> Iterator[LossShare]:
         """Callables that sum to the loss of the minibatch `rows`; each adds its diagnostics when it is called."""
@@ -160,8 +163,8 @@ class PpoTask(Task):
     def samples(self) -> list[dict[str, Any]]:
         if self._last is None:
             return []
-        rollout = self._last.rollout
-        kl_B = self._last.kl_BT.sum(1).tolist()
+        rollout = self._last
+        kl_BT = per_token_kl(rollout.logprobs_BT, rollout.reference_logprobs_BT, rollout.is_live_BT)
         return [
             {
                 "prompt_id": prompt.prompt_id,
@@ -177,7 +180,7 @@ class PpoTask(Task):
                 rollout.prompts,
                 rollout.texts,
                 rollout.scores_B.tolist(),
-                kl_B,
+                kl_BT.sum(1).tolist(),
                 rollout.response_ids,
                 rollout.ended_B.tolist(),
                 strict=True,

@@ -13,7 +13,7 @@ from typing import Any
 from rlp_engine.config.schema import CheckpointConfig, LogConfig
 from rlp_engine.errors import HealthError, ResourceError
 from rlp_engine.run.atomic import write_text
-from rlp_engine.run.events import EventLog, MetricsLog
+from rlp_engine.run.events import EventLog, MetricsLog, finite
 from rlp_engine.run.reporting import Reporter
 from rlp_engine.run.signals import StopSignal
 from rlp_engine.training import checkpoint as checkpoints
@@ -158,7 +158,7 @@ def _write_samples(rows: list[dict[str, Any]], out: Path, step: int) -> None:
     if rows:
         path = out / "samples" / f"step_{step:06d}.jsonl"
         path.parent.mkdir(exist_ok=True)
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(path, "".join(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows))
 
 
 def _at_step(error: HealthError, name: str, step: int, out: Path) -> HealthError:

@@ -95,25 +95,25 @@ def make_results() -> dict[str, Any]:
             policy("sft", 51.6, None, 1.54, 0.06),
             policy("best-of-16", 62.3, 1.8, 1.82, 0.2),
             policy("ppo", 71.0, 2.9, 2.0, 0.38),
-            policy("round-1/reseed/ppo", 74.0, 3.5, 2.14, 0.81),
-            policy("round-1/spg/ppo", 79.7, 5.3, 2.32, 0.89),
-            policy("round-1/uml/ppo", 72.0, 3.0, 2.05, 0.65),
+            policy("round-1/reseed", 74.0, 3.5, 2.14, 0.81),
+            policy("round-1/spg", 79.7, 5.3, 2.32, 0.89),
+            policy("round-1/uml", 72.0, 3.0, 2.05, 0.65),
         ],
         "reward_models": [
             {"name": name, "accuracy": {p: {"accuracy": a, "n": 840} for p, a in zip(("sft", "ppo"), row, strict=True)}}
             for name, row in {
                 "train-rm": (0.681, 0.613),
-                "round-1/reseed/refine-rm": (0.68, 0.609),
-                "round-1/spg/refine-rm": (0.69, 0.687),
-                "round-1/uml/refine-rm": (0.67, 0.41),
+                "round-1/reseed": (0.68, 0.609),
+                "round-1/spg": (0.69, 0.687),
+                "round-1/uml": (0.67, 0.41),
             }.items()
         ],
         "paired": [
             paired("ppo", "sft", 19.4, 6.1),
-            paired("round-1/spg/ppo", "ppo", 8.7, 5.2),
-            paired("round-1/spg/ppo", "round-1/reseed/ppo", 5.7, 4.8),
-            paired("round-1/uml/ppo", "ppo", 1.0, 4.0),
-            paired("round-1/reseed/ppo", "ppo", 3.0, 4.4),
+            paired("round-1/spg", "ppo", 8.7, 5.2),
+            paired("round-1/spg", "round-1/reseed", 5.7, 4.8),
+            paired("round-1/uml", "ppo", 1.0, 4.0),
+            paired("round-1/reseed", "ppo", 3.0, 4.4),
         ],
     }
 
@@ -150,20 +150,34 @@ def make_run(run: Path, results: dict[str, Any]) -> Path:
         "policy": side | {"frechet": 6.1, "classifier_auc": 0.87, "reward_mean": 1.9, "tokens_mean": 12.0},
     }
     (write_stage(run, "round-1/embed", 8) / "drift.json").write_text(json.dumps(drift))
-    synthesize = write_stage(run, "round-1/spg/synthesize", 3, config={"synthesize": {"min_confidence": 0.5}})
+    synthesize = write_stage(
+        run,
+        "round-1/spg/synthesize",
+        3,
+        config={"synthesize": {"min_confidence": 0.5}},
+        summary={"reversed_reward_rate": 0.067, "comparisons": 896, "naive_comparisons": 983},
+    )
     write_lines(synthesize / "decisions.jsonl", decision_rows())
     write_lines(synthesize / "pairs.jsonl", [{**pair, "chosen": "it is cold .", "rejected": "warm"}] * 40)
     for method in ("spg", "uml", "reseed"):
         rows = [{**row, "accuracy": row["accuracy"] + 0.02} for row in rm]
         if method == "uml":
             rows = [{**row, "jsd": -1.386 + row["step"] / 100, "skl": 0.15} for row in rows]
-        write_lines(write_stage(run, f"round-1/{method}/refine-rm", 19) / "metrics.jsonl", rows)
+        write_lines(
+            write_stage(
+                run, f"round-1/{method}/refine-rm", 19, summary={"held_out_accuracy": 0.731, "held_out_pairs": 500}
+            )
+            / "metrics.jsonl",
+            rows,
+        )
     evaluate = write_stage(run, "evaluate", 9)
     (evaluate / "results.json").write_text(json.dumps(results))
-    answers = {"sft": "five .", "ppo": "it is five .", "round-1/spg/ppo": "it is five . have a nice day !"}
-    scores = {"sft": 1.6, "ppo": 2.2, "round-1/spg/ppo": 2.8, "reference": 1.0}
-    question = {"instruction": "hello ! compute two plus three .", "reference": "i think it is five ."}
-    write_lines(evaluate / "examples.jsonl", [question | {"answers": answers, "scores": scores}] * 2)
+    answers = {"sft": ("five .", 1.0), "ppo": ("it is five .", 1.5), "round-1/spg": ("five . have a nice day !", 2.0)}
+    row = {"instruction": "hello ! compute two plus three .", "input": "", "output_1": "i think it is five ."}
+    write_lines(
+        evaluate / "annotations.jsonl",
+        ({**row, "generator_2": name, "output_2": text, "preference": p} for name, (text, p) in answers.items()),
+    )
     return run
 
 

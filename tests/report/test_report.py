@@ -54,13 +54,13 @@ def test_the_headline_has_the_win_rates_the_difference_and_its_interval(page: st
         "+5.7 points",
         "61.3 → 68.7 %",
         "144 · 12 · 32",
-        "different KL, 1.8 to 5.3 nats",
+        "different KL, 1.80 to 5.30 nats",
     ):
         assert words in text
 
 
 def test_an_interval_that_holds_zero_says_so(run_dir: Path, results: dict[str, Any], tmp_path: Path) -> None:
-    results["paired"] = [{"a": "ppo", "b": "round-1/spg/ppo", "difference": -2.0, "low": -6.0, "high": 2.5}]
+    results["paired"] = [{"a": "ppo", "b": "round-1/spg", "difference": -2.0, "low": -6.0, "high": 2.5}]
     write_report(run_dir, results, tmp_path / "r.html")
     text = Page((tmp_path / "r.html").read_text()).text
     assert "+2.0 points" in text  # the pair was given the other way round
@@ -73,14 +73,20 @@ def test_every_part_of_a_finished_run_is_on_the_page(page: str) -> None:
     assert ids == {"results", "ppo", "reward-models", "drift", "synthetic", "read", "stages"}
     for words in (
         "KL from the SFT policy",
-        "Mutual information of the views (J)",
+        "Jensen-Shannon bound J of the views",
         "Accuracy on the policies' own answers",
         "68.7 %",
         "Classifier AUC",
         "accepted from 0.5",
         "accepted: 123 of 200 (61.5 %)",
         "40 pairs; preferred answers have 12 characters on average, rejected ones 4.",
-        "it is five . have a nice day !",
+        "In 6.7 % of the pairs the rejected answer has the higher reward.",
+        "Clustering asked 896 questions, 87 less than one by one.",
+        "on held-out pairs of D",
+        "73.1 %n = 500",
+        "RLP-SPGfive . have a nice day !won",
+        "PPOit is five .draw",
+        "SFTfive .lost",
         "RLP-UML: steps 10, 30, 60",
         "round-1/spg/refine-rm",
     ):
@@ -309,6 +315,8 @@ def test_numbers_for_people() -> None:
     assert number(1234567) == "1\N{NARROW NO-BREAK SPACE}234\N{NARROW NO-BREAK SPACE}567"
     assert number(-1.25, 1) == "−1.2"
     assert number(1.25, 2, sign=True, unit=" points") == "+1.25 points"
+    assert number(-0.001, 1, sign=True) == "0.0"
+    assert number(-1234.5, 1) == "−1\N{NARROW NO-BREAK SPACE}234.5"
     assert [number(x) for x in (None, float("nan"), float("inf"), "x", True)] == ["–"] * 5
 
 

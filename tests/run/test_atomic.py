@@ -33,6 +33,20 @@ def test_a_writer_killed_at_any_point_leaves_the_old_bytes_or_the_new_ones(tmp_p
     assert seen == {(True, "old"), (False, "new")}
 
 
+def test_temporaries_of_every_kind_go_and_nothing_else(tmp_path):
+    (tmp_path / "sub" / ".model.7-0.tmp").mkdir(parents=True)
+    (tmp_path / "sub" / ".model.7-0.tmp" / "a").write_text("1")
+    (tmp_path / ".latest.7-1.tmp").symlink_to(tmp_path / "sub")
+    for name in (".b.7-2.tmp", ".hidden", "c.tmp"):
+        (tmp_path / "sub" / name).write_text("1")
+    remove_temporaries(tmp_path)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "sub",
+        "sub/.hidden",
+        "sub/c.tmp",
+    ]
+
+
 def test_an_error_in_the_writer_leaves_the_old_file_and_no_temporary(tmp_path):
     file = tmp_path / "a.bin"
     write_bytes(file, b"old")

@@ -49,6 +49,25 @@ def test_the_ratio_is_1_on_the_first_minibatch(folder, mode):
     assert float(sum(diagnostics["ratio_mean"])) == pytest.approx(1.0, abs=1e-4)
 
 
+def test_the_first_minibatch_has_the_losses_of_its_advantages_and_returns(folder):
+    task = ppo_task(folder)
+    found = experience(task)
+    rows = [3, 0, 8, 15, 1, 2, 5, 6]
+    live = found.rollout.is_live_BT[rows]
+    _, _, diagnostics = gradients(task, found, rows)
+    policy_loss, value_loss = (float(sum(diagnostics[name])) for name in ("policy_loss", "value_loss"))
+    assert policy_loss == pytest.approx(-found.advantages_BT[rows][live].mean().item(), abs=1e-5)  # the ratio is 1
+    assert value_loss == pytest.approx(0.5 * found.returns_BT[rows][live].square().mean().item(), rel=1e-4)  # V is 0
+
+
+def test_every_step_and_epoch_has_minibatches_of_its_own(folder):
+    task = ppo_task(folder)
+    seen = [task.minibatches(step, epoch) for step in (1, 2) for epoch in (0, 1)]
+    assert all(sorted(batches[0] + batches[1]) == list(range(16)) for batches in seen)
+    assert all(len(batch) == 8 for batches in seen for batch in batches)
+    assert len({str(batches) for batches in seen}) == 4
+
+
 @MODES
 def test_the_microbatch_changes_neither_loss_nor_gradients(folder, mode):
     task = ppo_task(folder, microbatch=8, **mode)
@@ -190,6 +209,7 @@ def test_a_score_that_is_not_finite_stops_before_anything_is_learned(folder):
     with pytest.raises(HealthError, match="16 of 16 entries of scores are not finite"):
         task.step(1)
     assert torch.equal(task.policy.model.lm_head.weight, before)
+    assert len(task.samples()) == 16  # the batch can be read
 
 
 def test_prompts_that_are_too_long_are_left_out_and_counted(folder):

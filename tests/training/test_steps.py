@@ -35,7 +35,7 @@ class Walk(Task):
         self.seen = list(state.values["seen"])
 
     def samples(self):
-        return [{"text": f"sample {i}"} for i in range(5)]
+        return [{"text": f"sample {i}", "score": math.inf} for i in range(5)]
 
     def warnings(self):
         return ["step three!"] if self.seen[-1] == 3 else []
@@ -120,7 +120,7 @@ def test_samples_are_written_every_so_many_steps(straight, tmp_path):
     files = sorted((tmp_path / "straight" / "samples").iterdir())
     assert [file.name for file in files] == [f"step_00000{step}.jsonl" for step in (2, 4, 6, 7)]
     rows = [json.loads(line) for line in files[0].read_text().splitlines()]
-    assert rows == [{"text": "sample 0"}, {"text": "sample 1"}, {"text": "sample 2"}]
+    assert rows == [{"text": f"sample {i}", "score": None} for i in range(3)]
 
 
 def test_warnings_reach_people_and_the_event_log(tmp_path):
