@@ -5,8 +5,6 @@ Shapes: B rows, L tokens of prompt and response, T response tokens, N = B * T, V
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -35,32 +33,6 @@ def response_logprobs(
         chunk: tokens per float32 log-softmax. With gradients it is computed again in the backward pass
             instead of being kept.
     """
-    return _over_response(model, ids_BL, attention_BL, response_start, temperature, chunk, _logprobs)
-
-
-def response_logprobs_and_entropy(
-    model: PreTrainedModel,
-    ids_BL: Tensor,
-    attention_BL: Tensor,
-    response_start: int,
-    temperature: float = 1.0,
-    chunk: int = CHUNK,
-) -> tuple[Tensor, Tensor]:
-    """As `response_logprobs`, and entropy_BT (float32, nats, no gradient) of the distribution each token came from."""
-    both_BT2 = _over_response(model, ids_BL, attention_BL, response_start, temperature, chunk, _logprobs_and_entropy)
-    return both_BT2[..., 0], both_BT2[..., 1].detach()
-
-
-def _over_response(
-    model: PreTrainedModel,
-    ids_BL: Tensor,
-    attention_BL: Tensor,
-    response_start: int,
-    temperature: float,
-    chunk: int,
-    measure: Callable[[Tensor, Tensor, float], Tensor],
-) -> Tensor:
-    """`measure` of every response token, in chunks of tokens; 0 at padding."""
     length = ids_BL.shape[1]
     if not 1 <= response_start < length:
         raise ValueError(
@@ -75,21 +47,10 @@ def _over_response(
     parts = []
     for start in range(0, len(flat_N), chunk):
         part = (flat_NV[start : start + chunk], flat_N[start : start + chunk], temperature)
-        parts.append(checkpoint(measure, *part, use_reentrant=False) if flat_NV.requires_grad else measure(*part))
-    values = torch.cat(parts).unflatten(0, tokens_BT.shape)
-    is_live_BT = attention_BL[:, response_start:].bool()
-    return torch.where(is_live_BT.view(*is_live_BT.shape, *[1] * (values.ndim - 2)), values, 0.0)
+        parts.append(checkpoint(_logprobs, *part, use_reentrant=False) if flat_NV.requires_grad else _logprobs(*part))
+    return torch.where(attention_BL[:, response_start:].bool(), torch.cat(parts).view(tokens_BT.shape), 0.0)
 
 
 def _logprobs(logits_NV: Tensor, token_N: Tensor, temperature: float) -> Tensor:
     scaled_NV = logits_NV.float() / temperature
     return scaled_NV.gather(-1, token_N[:, None]).squeeze(-1) - scaled_NV.logsumexp(dim=-1)
-
-
-def _logprobs_and_entropy(logits_NV: Tensor, token_N: Tensor, temperature: float) -> Tensor:
-    logprob_N = _logprobs(logits_NV, token_N, temperature)
-    with torch.no_grad():
-        logprobs_NV = (logits_NV.float() / temperature).log_softmax(dim=-1)
-        # -inf logits (forbidden tokens) count 0, not 0 * -inf
-        entropy_N = -(logprobs_NV.exp() * logprobs_NV.clamp(min=torch.finfo(torch.float32).min)).sum(dim=-1)
-    return torch.stack([logprob_N, entropy_N], dim=-1)

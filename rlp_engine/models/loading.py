@@ -1,7 +1,9 @@
 """Transformers models and tokenizers from a folder or a hub id, with errors that a user can act on.
 
-Only safetensors weights are read (pickle can run code), code that comes with a model runs only when
-the config says so, and no weight is ever newly initialised unless the caller expects it. Dropout in
+Folders must hold safetensors. A hub model that has none is read with torch's weights-only unpickler, which
+builds tensors and runs no code (microsoft/deberta-large-mnli, the paper's NLI model, is published so).
+Code that comes with a model runs only when the config says so, and no weight is ever newly initialised
+unless the caller expects it. Dropout in
 the model's own config is set to 0 (METHOD 5.2: off everywhere); adapters have their own setting.
 """
 
@@ -80,7 +82,8 @@ def load_module(
     place = resolve_source(source)
     _refuse_folder_without_safetensors(place)
     config = config if config is not None else load_config(source, model)
-    options: dict[str, Any] = {"config": config, "dtype": getattr(torch, model.dtype), "use_safetensors": True}
+    options: dict[str, Any] = {"config": config, "dtype": getattr(torch, model.dtype), "weights_only": True}
+    options["use_safetensors"] = True if Path(place).is_dir() else None  # None: safetensors where there are some
     if model.attn_implementation != "auto":
         options["attn_implementation"] = model.attn_implementation
     with _readable_errors(place), quiet():
@@ -207,10 +210,8 @@ def _readable_errors(place: str, part: str = "model") -> Iterator[None]:
 def _mend(place: str, message: str) -> str:
     if "trust_remote_code" in message:
         return "--set model.trust_remote_code=true runs the model's own code on this machine: only if you trust it"
-    if "safetensors" in message.lower() and not Path(place).is_dir():
-        return "use a model or a revision with *.safetensors; pickled weights can run code and are never read"
     if Path(place).is_dir():
-        return "check that the folder is whole: config.json, *.safetensors, tokenizer files; rlp doctor names versions"
+        return "check that the folder is whole: config.json, *.safetensors, tokenizer files"
     return (
         f"if {place} is a folder, check its path; if it is a hub model, check its name, the network "
         "(HF_HUB_OFFLINE) and, for a gated one, `hf auth login`"

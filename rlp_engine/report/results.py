@@ -169,9 +169,8 @@ def _against_ppo(paired: Sequence[Mapping[str, Any]], name: str) -> list[Markup 
 def _caveats(policies: Sequence[Mapping[str, Any]]) -> Markup:
     seeds = tag(
         "p",
-        "Errors and intervals are over instructions of this one run. A new seed alone moves a win-rate too: ",
-        tag("code", "rlp study"),
-        " repeats the run over seeds.",
+        "Errors and intervals are over instructions of this one run. A new seed alone moves a win-rate too: run "
+        "several seeds before calling one method better.",
         class_="note",
     )
     kls = [row["kl"] for row in policies if _method(row) != "sft" and _finite(row.get("kl")) and row["kl"] > 0]
@@ -180,8 +179,7 @@ def _caveats(policies: Sequence[Mapping[str, Any]]) -> Markup:
     scale = tag(
         "p",
         f"The policies stand at different KL, {number(min(kls))} to {number(max(kls))} nats, since reward models "
-        "differ in scale. Compare them at equal KL before calling one better: ",
-        tag("code", "rlp study --sweep ppo.kl_coefficient=..."),
+        "differ in scale. Compare them at equal KL (ppo.kl_coefficient) before calling one better.",
         class_="note",
     )
     return tag("div", seeds, scale)

@@ -186,6 +186,12 @@ def test_fields_map_columns(given):
     assert load_preferences(given(row, fields=fields), 0) == [PreferencePair(Prompt("row-000000", "q"), "a", "b")]
 
 
+def test_a_mapped_column_is_not_taken_twice(given):
+    row = {"input": "q", "output": "a"}
+    file = given(row, fields={"instruction": "input"})
+    assert load_demonstrations(file, 0) == [Demonstration(Prompt("row-000000", "q", input=""), "a")]
+
+
 def test_a_mapped_column_that_is_missing_is_a_problem(given):
     with pytest.raises(DataError, match="the row has no `asks`") as error:
         load_prompts(given({"ask": "q"}, fields={"instruction": "asks"}), 0, table="unlabeled")
@@ -203,6 +209,22 @@ def test_empty_outputs_are_left_out_and_told(given):
     rows = {"instruction": "a", "output": "x"}, {"instruction": "b", "output": " \n"}
     assert len(load_demonstrations(given(*rows), 0, warn=told.append)) == 1
     assert "the output is empty: left out" in told[0]
+
+
+def test_a_row_that_is_odd_in_two_ways_is_one_row(given):
+    rows = {"instruction": "q", "output": "a", "generator": "m"}, {"instruction": "q", "output": "a"}
+    report = check_file(given(*rows), "outputs")
+    assert (report.rows, report.good_rows, report.num_warnings) == (2, 1, 1)
+
+
+def test_a_row_that_gives_a_key_twice_is_left_out_and_told(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"instruction": "a", "output": "x"}\n{"instruction": "b", "output": "x", "output": "y"}\n')
+    told = []
+    assert [row.prompt.instruction for row in load_demonstrations(DataFile(path=str(path)), 0, warn=told.append)] == [
+        "a"
+    ]
+    assert "gives output twice" in told[0]
 
 
 def test_a_file_of_which_nothing_is_left_is_an_error(given):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rlp_engine.data.batching import pad
-from rlp_engine.generation.logprobs import response_logprobs, response_logprobs_and_entropy
+from rlp_engine.generation.logprobs import response_logprobs
 
 PAD = 0
 RESPONSES = [[4, 5, 1], [7], [8, 9, 10, 11, 1], [12, 13], [14, 3, 2], [5, 6, 7, 8]]
@@ -62,18 +62,6 @@ def test_the_gradient_is_that_of_the_plain_computation(one_model, prompts, batch
     sum(plain(one_model, prompt, response, 0.7).sum() for prompt, response in rows).backward()
     for name, parameter in one_model.named_parameters():
         torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-4, atol=1e-4)
-
-
-def test_entropy_is_that_of_the_distribution_each_token_came_from(one_model, batch):
-    ids, attention, start = batch
-    logprobs, entropy = response_logprobs_and_entropy(one_model, ids, attention, start, 0.7, 7)
-    expected = torch.distributions.Categorical(logits=one_model(input_ids=ids[1:2, 0:]).logits / 0.7).entropy()
-    assert logprobs.requires_grad
-    assert not entropy.requires_grad
-    # row 1 has no padding before its response (the longest prompt), so a plain forward pass sees the same tokens
-    torch.testing.assert_close(entropy[1, :1], expected[0, start - 1 : start], rtol=0, atol=1e-5)
-    assert entropy[1, 1:].eq(0).all()
-    torch.testing.assert_close(logprobs, response_logprobs(one_model, ids, attention, start, 0.7), rtol=0, atol=1e-6)
 
 
 def test_bfloat16_logits_are_normalised_in_float32(one_model, batch):
