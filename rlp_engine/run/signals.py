@@ -22,8 +22,10 @@ _WORDS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 class StopSignal:
     """Has somebody asked us to stop? As a context manager it also listens to SIGINT and SIGTERM."""
 
-    def __init__(self) -> None:
+    def __init__(self, how_to_continue: str = "run the same command again to continue") -> None:
+        """`how_to_continue` is what people are told when the work has stopped."""
         self.signal_number = 0
+        self._how_to_continue = how_to_continue
         self._pid = os.getpid()
         self._before_exit: list[Callable[[], None]] = []
         self._previous: dict[int, object] = {}
@@ -36,14 +38,15 @@ class StopSignal:
         """Ask for an orderly stop, as the first signal does."""
         self.signal_number = signal_number
 
-    def check(self, where: str = "", *, mend: str = "run the same command again to continue") -> None:
+    def check(self, where: str = "") -> None:
         """Raise if a stop was asked for. Call it where everything that is needed to go on is on the disk.
 
         Raises:
             Interrupted: with exit code 130 after SIGINT, 143 after SIGTERM.
         """
         if self.requested:
-            raise Interrupted(self.signal_number, f"stopped by {_WORDS[self.signal_number]}", where=where, mend=mend)
+            what = f"stopped by {_WORDS[self.signal_number]}"
+            raise Interrupted(self.signal_number, what, where=where, mend=self._how_to_continue)
 
     def before_exit(self, callback: Callable[[], None]) -> None:
         """Call this when a second signal ends the process: it must be quick and must wait for no lock."""

@@ -90,7 +90,7 @@ def answer_in_shards(
     for name, members in shards(prompts, shard_prompts):
         path = target / f"{name}.jsonl"
         if not path.exists():
-            context.stop.check()
+            context.stop.check(f"{context.spec.name}; whole shards are kept")
             write_jsonl(path, source.answer(members, draws, stop=context.stop))
         done += len(members)
         context.reporter.progress(context.spec.name, done, len(prompts), "prompts")

@@ -48,7 +48,7 @@ def embed_shards(context: StageContext, scorer: ResponseScorer, prompts: dict[st
     for done, (file, samples) in enumerate(zip(files, iterate_folder(context.inputs["samples"]), strict=True), 1):
         path = target / f"{file.stem}.safetensors"
         if not path.exists():
-            context.stop.check()
+            context.stop.check(f"{context.spec.name}; whole shards are kept")
             output = scorer.embed_responses([prompts[s.prompt_id] for s in samples], [s.text for s in samples])
             write_bytes(path, save({"rewards": output.rewards_B.numpy(), "vectors": output.hidden_BD.numpy()}))
         context.reporter.progress(context.spec.name, done, len(files), "shards")

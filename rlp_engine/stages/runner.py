@@ -76,7 +76,7 @@ def execute(
     if not any(stage.is_due for stage in planned):
         return [_untouched(stage) for stage in planned]
     with ResourcesInWords("the run directory", layout.run_dir), ExitStack() as stack:
-        stop = stack.enter_context(StopSignal())
+        stop = stack.enter_context(StopSignal(f"to continue: rlp run {layout.shown}"))
         lock = stack.enter_context(RunLock(layout.lock))
         stop.before_exit(lock.abandon)
         number, log = stack.enter_context(_log_files(layout))
@@ -131,7 +131,7 @@ class _Session:
                     mend="leave what the run reads as it is, and run again",
                 )
             self.lock.check()
-            self.stop.check(f"before {name}", mend=f"continue: rlp run {self.layout.shown}")
+            self.stop.check(f"before {name}")
             results[name] = self._run_stage(due, is_forced=name in chosen.forced)
             chosen = chosen.without_force(name)
         return [results.get(stage.spec.name, _untouched(stage)) for stage in planned]

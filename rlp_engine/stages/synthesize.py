@@ -49,7 +49,7 @@ def run(context: StageContext) -> dict[str, Any]:
     shards = iterate_folder(context.inputs["samples"])
     calls = {"comparisons": 0, "naive_comparisons": 0}
     for number, (samples, vectors) in enumerate(zip(shards, vector_files, strict=True), 1):
-        context.stop.check()
+        context.stop.check(context.spec.name)
         groups = group_by_prompt(samples, prompts)
         clusters = cluster_shard(groups, equivalence, calls) if equivalence else [None] * len(groups)
         rewards = load_file(vectors)["rewards"].tolist()

@@ -112,7 +112,7 @@ def run_steps(
             values = {"task": dict(state.values), "metrics": metrics}
             checkpoints.save(folder, step, TaskState(tensors, values), keep=checkpoint.keep)
         if is_stopping:
-            stop.check()
+            stop.check(f"{name}, after step {step} of {task.total_steps}; its checkpoint is saved")
     return metrics
 
 

@@ -140,6 +140,16 @@ def test_links_are_followed_and_a_loop_ends(tmp_path):
     assert digests.of(model) != before
 
 
+def test_a_file_that_was_just_written_is_not_remembered(tmp_path):
+    """It may change again within the grain of its time stamp."""
+    file = tmp_path / "data.txt"
+    file.write_text("first")
+    cache = DigestCache(tmp_path / "digests.json")
+    cache.of(file)
+    cache.save()
+    assert not (tmp_path / "digests.json").exists()
+
+
 def test_only_save_writes(tmp_path):
     file = tmp_path / "data.txt"
     file.write_text("first")

@@ -77,6 +77,7 @@ def test_sentences_that_are_not_whole():
     assert not read_answer(GRASS, "green .").whole_sentences
     assert not read_answer(GRASS, "it is green").whole_sentences
     assert not read_answer(GRASS, "it is is green .").whole_sentences
+    assert not read_answer(GRASS, "it is green red .").whole_sentences
     assert not read_answer(GRASS, "it is green . nice the .").whole_sentences
 
 

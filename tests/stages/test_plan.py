@@ -323,6 +323,21 @@ def test_using_what_a_stale_stage_made_is_said(done, stages):
     assert row.notes[0].startswith("sft is stale (sft.epochs: ")
 
 
+def test_work_left_by_a_process_whose_number_we_have_now_is_not_running(run_dir, stages):
+    interrupted(run_dir, stages)
+    attempt = run_dir / "sft.partial" / "attempt.json"
+    attempt.write_text(json.dumps(json.loads(attempt.read_text()) | {"pid": os.getpid()}))
+    with RunLock(run_dir / "lock"):
+        assert table(run_dir, stages)["sft"][0] == "interrupted"
+
+
+def test_a_method_brings_what_it_uses_of_another_one(run_dir, stages):
+    pairs = StageInput("pairs", stage="round-1/spg/synthesize", path="pairs.jsonl")
+    stages[4] = replace(stages[4], inputs=(*stages[4].inputs, pairs))
+    rows = will(run_dir, stages, methods=["uml"])
+    assert running(rows) == ["prepare", "sft", "round-1/spg/synthesize", "round-1/uml/ppo"]
+
+
 def two_rounds(data):
     """ppo before refinement, and after it in two branches."""
     before = pipeline(data)

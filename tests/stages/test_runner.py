@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from small_pipeline import STEPS, config, forked, mounted, outputs, pipeline
 
-from rlp_engine.errors import ConfigError, CorruptArtifactError, DataError, ResourceError, RunLockedError
+from rlp_engine.errors import ConfigError, CorruptArtifactError, DataError, Interrupted, ResourceError, RunLockedError
 from rlp_engine.run.events import EventLog, MetricsLog
 from rlp_engine.run.lock import RunLock
 from rlp_engine.run.reporting import NullReporter
@@ -307,6 +307,19 @@ def test_one_signal_stops_after_the_step_and_the_next_run_continues_to_the_same_
     assert events(run_dir, "interrupted") == [("interrupted", "sft")]
 
 
+def test_a_signal_between_stages_stops_before_the_next_one(run_dir, stages):
+    class Signaller(NullReporter):
+        def stage_finished(self, name, *_):
+            if name == "sft":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted) as error:
+        execute(run_dir, stages, config(), reporter=Signaller())
+    assert error.value.where == "before round-1/spg/synthesize"
+    assert error.value.mend == f"to continue: rlp run {run_dir}"
+    assert not list(run_dir.glob("round-1"))
+
+
 def test_a_second_signal_exits_at_once_and_frees_the_run(run_dir, stages, start, tmp_path):
     process = start(pause=30)
     wait_for_step(process, 1)
@@ -381,11 +394,13 @@ def test_a_forced_stage_that_was_stopped_continues_without_force(run_dir, stages
             if step == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    forked(lambda: execute(run_dir, stages, config(), Selection(force="sft"), Stopper()))
+    for _ in range(2):  # the second time it starts again, as --force says
+        forked(lambda: execute(run_dir, stages, config(), Selection(force="sft"), Stopper()))
     lines = Lines()
     execute(run_dir, stages, config(), reporter=lines)
     assert [row[:2] for row in lines.started] == [("sft", "continue")]
-    assert len(list((run_dir / "superseded").glob("sft-*"))) == 1
+    kept = sorted(path.name.split("-")[0] for path in (run_dir / "superseded").iterdir())
+    assert kept == ["sft", "sft.partial"]
 
 
 def test_unfinished_work_of_another_config_is_kept_aside_and_said(run_dir, stages):
