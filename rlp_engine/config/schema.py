@@ -215,7 +215,7 @@ class MultiViewConfig(Section):
     beta_ramp: Share = Field(0.5, description="share of joint training over which beta goes log-linearly from start to end; 0 = constant beta_end (as the paper writes it)")
     negatives: Literal["off-diagonal", "roll"] = Field("off-diagonal", description="all other instructions of the microbatch, or the neighbour [MIB]")
     skl: Literal["closed-form", "sample"] = Field("closed-form", description="symmetrised KL of the two Gaussians, exact or by one sample [MIB]")
-    layer_norm: bool = Field(False, description="LayerNorm in front of the heads (METHOD 2.4)")
+    normalise: Literal["none", "layer-norm", "standardise"] = Field("none", description="of v in front of the heads: as the paper writes it; LayerNorm (METHOD 2.4); or mean 0, std 1 in each dimension over the policy's answers at the start [we]: at the last token v can be one common vector with small differences, from which the heads learn nothing")
     temperature: PositiveFloat = Field(0.1, description="tau of the CL ablation's InfoNCE")
 
 

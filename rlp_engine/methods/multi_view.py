@@ -27,6 +27,7 @@ from rlp_engine.methods.mutual_information import (
 )
 
 MultiViewKind = Literal["uml", "mvi", "infomax", "cl"]
+Normalisation = Literal["none", "layer-norm", "standardise"]
 
 SIGMA_FLOOR = 1e-7  # Multi-View Information Bottleneck code
 UNINFORMATIVE_J = -2.0 * math.log(2.0)  # of a critic that says 0 everywhere
@@ -39,6 +40,30 @@ UNCOMPRESSED_J = -0.05
 UNCOMPRESSED_SKL = 10.0
 
 
+class Standardise(nn.Module):
+    """(v - mean) / std in each dimension, with constants.
+
+    Not in the paper. The state at the last token of a language model can be one common vector with small
+    differences (in a 96-wide sandbox model its norm is 12.7, of which the mean has 12.2): LayerNorm keeps the common
+    part, the heads learn nothing from it and J stays at -2 ln 2. The constants do not move during training, so
+    that the backbone cannot satisfy the loss by changing the scale of v, and a restart finds the same ones.
+    """
+
+    def __init__(self, input_size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_D", torch.zeros(input_size))
+        self.register_buffer("std_D", torch.ones(input_size))
+
+    def fit(self, v_ND: Tensor) -> None:
+        """Take mean and standard deviation (biased) of N vectors; a dimension that never varies is only centred."""
+        std_D, mean_D = torch.std_mean(at_least_float32(v_ND), dim=0, correction=0)
+        self.mean_D.copy_(mean_D)
+        self.std_D.copy_(torch.where(std_D > 0, std_D, torch.ones_like(std_D)))
+
+    def forward(self, v_BD: Tensor) -> Tensor:
+        return (v_BD - self.mean_D) / self.std_D
+
+
 class ViewHeads(nn.Module):
     """mu and Sigma: two three-layer MLPs on v, shared by both views.
 
@@ -46,12 +71,16 @@ class ViewHeads(nn.Module):
         input_size: D.
         hidden_size: width of both hidden layers (1024 in the Multi-View Information Bottleneck code).
         latent_size: K (64 there).
-        layer_norm: normalise v first; for backbones whose v has a norm in the tens (METHOD 2.4).
+        normalise: "layer-norm": for backbones whose v has a norm in the tens (METHOD 2.4). "standardise": subtract
+            a mean and divide by a standard deviation that are measured once (`Standardise.fit`).
     """
 
-    def __init__(self, input_size: int, hidden_size: int = 1024, latent_size: int = 64, layer_norm: bool = False):
+    def __init__(
+        self, input_size: int, hidden_size: int = 1024, latent_size: int = 64, normalise: Normalisation = "none"
+    ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(input_size) if layer_norm else nn.Identity()
+        kinds = {"none": nn.Identity, "layer-norm": nn.LayerNorm, "standardise": Standardise}
+        self.norm = kinds[normalise](input_size)
         self.mu = _three_layers(input_size, hidden_size, latent_size)
         self.sigma = _three_layers(input_size, hidden_size, latent_size)
 

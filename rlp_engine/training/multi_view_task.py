@@ -22,7 +22,15 @@ from rlp_engine.config.schema import MultiViewConfig, RefineRmConfig
 from rlp_engine.data.records import PreferencePair, Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import DataError
-from rlp_engine.methods.multi_view import Critic, MultiViewKind, ViewHeads, beta_at, choose_views, multi_view_loss
+from rlp_engine.methods.multi_view import (
+    Critic,
+    MultiViewKind,
+    Standardise,
+    ViewHeads,
+    beta_at,
+    choose_views,
+    multi_view_loss,
+)
 from rlp_engine.models.reward import RewardModel
 from rlp_engine.randomness import KeyPart, normals, torch_seed, uniforms
 from rlp_engine.training.checkpoint import TaskState
@@ -30,6 +38,8 @@ from rlp_engine.training.optimizer import LossShare, ParameterGroup, Updater
 from rlp_engine.training.order import items_between, steps_of
 from rlp_engine.training.pairs import Diagnostics, PairBatches, device_of_module, read
 from rlp_engine.training.steps import Task
+
+STANDARDISE_STEPS = 16  # steps whose views v is standardised by: 512 answers at 16 pairs a step
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,8 @@ class MultiViewTask(Task):
         device = device_of_module(reward_model)
         self.heads, self.critic = new_heads(reward_model, self.config, kind, (*seed_parts, "heads"))
         self.heads.to(device)
+        if isinstance(self.heads.norm, Standardise):
+            self.heads.norm.fit(self._starting_states())
         modules = {"heads": self.heads}
         if self.critic is not None:
             modules["critic"] = self.critic.to(device)
@@ -155,6 +167,12 @@ class MultiViewTask(Task):
         self._updater = Updater(groups, config.optimizer, self.joint_steps, device)
         self._collapsed = 0.0  # how steadily the last joint steps looked collapsed, 0 to 1
         self._warnings: list[str] = []
+
+    def _starting_states(self) -> Tensor:
+        """(N, D): v of the untrained reward model for views of the first steps; a restart finds the same."""
+        pairs = [pair for step in range(1, STANDARDISE_STEPS + 1) for pair in self.view_pairs.of_step(step)]
+        sequences = [view for pair in pairs for view in pair.views]
+        return self.reward_model.embed(sequences, microbatch=self.config.microbatch).hidden_BD
 
     def step(self, step: int) -> dict[str, float]:
         joint_step = step - self.config.warmup_steps
@@ -178,7 +196,8 @@ class MultiViewTask(Task):
         if joint_step == self.joint_steps and self._collapsed > 0.5:
             self._warnings = [
                 f"the multi-view representation has collapsed (J {metrics['jsd']:.3f}, SKL {metrics['skl']:.4f}): "
-                "L_M did nothing. More refine_rm.multi_view.warmup_steps, a lower beta_end or layer_norm may help"
+                "L_M did nothing. refine_rm.multi_view.normalise = 'standardise', more warmup_steps or a lower beta_end "
+                "may help"
             ]
 
     def _joint_shares(self, step: int, joint_step: int, diagnostics: Diagnostics) -> Iterator[LossShare]:
@@ -253,7 +272,7 @@ def new_heads(
     width = reward_model.head.in_features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(*key))
-        heads = ViewHeads(width, config.hidden_size, config.latent_size, config.layer_norm)
+        heads = ViewHeads(width, config.hidden_size, config.latent_size, config.normalise)
         if kind == "cl":
             return heads, None
         left = width if kind == "infomax" else config.latent_size

@@ -73,9 +73,27 @@ def test_mu_and_sigma_share_nothing_and_have_three_layers(parts):
 
 
 def test_layer_norm_takes_the_scale_of_v_away(parts):
-    heads = ViewHeads(D, 16, K, layer_norm=True)
+    heads = ViewHeads(D, 16, K, "layer-norm")
     torch.testing.assert_close(heads(100 * parts["v1"])[0], heads(parts["v1"])[0], rtol=1e-3, atol=1e-4)
     assert not torch.allclose(parts["heads"](100 * parts["v1"])[0], parts["heads"](parts["v1"])[0])
+
+
+def test_standardise_takes_the_common_vector_and_the_scale_of_each_dimension_away(parts):
+    heads = ViewHeads(D, 16, K, "standardise")
+    v = parts["v1"] * torch.arange(1, D + 1) + 50
+    heads.norm.fit(v)
+    torch.testing.assert_close(heads.norm(v).mean(0), torch.zeros(D), rtol=0, atol=1e-4)
+    torch.testing.assert_close(heads.norm(v).std(0, correction=0), torch.ones(D), rtol=1e-4, atol=0)
+    # constants: another batch is moved by the same mean and scale, not by its own
+    torch.testing.assert_close(
+        heads.norm(v + 1) - heads.norm(v), (1 / heads.norm.std_D).expand_as(v), rtol=1e-3, atol=0
+    )
+
+
+def test_standardise_only_centres_a_dimension_that_never_varies():
+    heads = ViewHeads(2, 4, 2, "standardise")
+    heads.norm.fit(torch.tensor([[7.0, 1.0], [7.0, 3.0]]))
+    assert heads.norm(torch.tensor([[8.0, 3.0]])).tolist() == [[1.0, 1.0]]
 
 
 def test_the_critic_scores_the_concatenation_of_every_pair():
