@@ -196,8 +196,8 @@ class MultiViewTask(Task):
         if joint_step == self.joint_steps and self._collapsed > 0.5:
             self._warnings = [
                 f"the multi-view representation has collapsed (J {metrics['jsd']:.3f}, SKL {metrics['skl']:.4f}): "
-                "L_M did nothing. refine_rm.multi_view.normalise = 'standardise', more warmup_steps or a lower beta_end "
-                "may help"
+                "L_M did nothing. refine_rm.multi_view.normalise = 'standardise', more warmup_steps or a lower "
+                "beta_end may help"
             ]
 
     def _joint_shares(self, step: int, joint_step: int, diagnostics: Diagnostics) -> Iterator[LossShare]:
