@@ -188,7 +188,7 @@ def _round(config: RunConfig, round_number: int) -> list[StageSpec]:
     stages: list[StageSpec] = []
     if round_number == 1:
         stages += _sampling(config, "round-1", policy="ppo", reward="train-rm", round_number=1)
-    for method in config.methods:
+    for method in sorted(config.methods, key=lambda method: method == "reseed"):  # after the one it is matched with
         previous = f"round-{round_number - 1}/{method}"
         branch = f"round-{round_number}/{method}"
         shared = "round-1"
