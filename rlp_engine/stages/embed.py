@@ -22,6 +22,8 @@ from rlp_engine.stages.answering import iterate_folder
 from rlp_engine.stages.common import prepare_device, response_scorer, shard_files
 from rlp_engine.stages.spec import StageContext
 
+PROMPTS = "prompts"  # names the draw of prompts that the SFT policy's and the policy's side share
+
 
 def run(context: StageContext) -> dict[str, Any]:
     config = context.config
@@ -57,7 +59,9 @@ def embed_shards(context: StageContext, scorer: ResponseScorer, prompts: dict[st
 def measure_drift(context: StageContext, scorer: ResponseScorer, prompts: dict[str, Prompt]) -> dict[str, Any]:
     """drift.json: the preference data's answers as the base, and the policy's and the SFT policy's distance from it.
 
-    At most embed.drift_samples answers a side, drawn with the run's seed: the distances need equal numbers.
+    At most embed.drift_samples answers a side, drawn with the run's seed. The SFT policy's distance is the zero that
+    the policy's is compared with, so both sides are one answer each to the same prompts: the Frechet distance
+    depends on the number of answers, and ten of one prompt are worth far fewer than ten.
     """
     config = context.config
     limit, seed = config.embed.drift_samples, config.seed
@@ -66,7 +70,7 @@ def measure_drift(context: StageContext, scorer: ResponseScorer, prompts: dict[s
     sft = [(prompts[s.prompt_id], s.text) for shard in iterate_folder(context.inputs["sft_samples"]) for s in shard]
     base = describe_texts(scorer, pick(compared, limit, seed, "preferences"))
     sides = {
-        "sft": describe_texts(scorer, pick(sft, limit, seed, "sft")),
+        "sft": describe_texts(scorer, pick(sft, limit, seed, PROMPTS)),
         "policy": policy_side(context, scorer, prompts, limit, seed),
     }
     drift = {name: describe(side, base, limit=limit, seed=seed) for name, side in sides.items()}
@@ -87,19 +91,20 @@ def describe_texts(scorer: ResponseScorer, answers: Sequence[tuple[Prompt, str]]
 def policy_side(
     context: StageContext, scorer: ResponseScorer, prompts: dict[str, Prompt], limit: int, seed: int
 ) -> Answers:
-    """The policy's side, from the vectors that were just written; one shard in memory at a time."""
+    """The policy's side: each prompt's first answer, from the vectors just written; one shard in memory at a time."""
     files = shard_files(context.out / "vectors")
-    total = sum(len(shard) for shard in iterate_folder(context.inputs["samples"]))
-    chosen = set(pick(range(total), limit, seed, "policy"))
+    total = sum(sample.draw == 0 for shard in iterate_folder(context.inputs["samples"]) for sample in shard)
+    chosen = set(pick(range(total), limit, seed, PROMPTS))
     start, kept_prompts, kept_texts, rewards, vectors = 0, [], [], [], []
     for samples, file in zip(iterate_folder(context.inputs["samples"]), files, strict=True):
-        rows = [i for i in range(len(samples)) if start + i in chosen]
+        firsts = [i for i, sample in enumerate(samples) if sample.draw == 0]
+        rows = [i for number, i in enumerate(firsts, start) if number in chosen]
         tensors = load_file(file)
         rewards.append(tensors["rewards"][rows])
         vectors.append(tensors["vectors"][rows])
         kept_prompts += [prompts[samples[i].prompt_id] for i in rows]
         kept_texts += [samples[i].text for i in rows]
-        start += len(samples)
+        start += len(firsts)
     return _side(scorer, kept_prompts, kept_texts, np.concatenate(rewards), np.concatenate(vectors))
 
 

@@ -200,7 +200,7 @@ def write_outputs(context: StageContext, name: str, prompts: Sequence[Prompt], a
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [
         {"instruction": prompt.instruction, "input": prompt.input, "output": answer.text, "generator": name}
-        | {"dataset": prompt.meta.get("dataset", ""), "datasplit": "eval"}
+        | {"dataset": prompt.meta.get("subset", ""), "datasplit": "eval"}
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     write_json(path, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from rlp_engine.models.reward import RewardModel, load_reward, save_reward
 from rlp_engine.randomness import KeyPart, permutation, torch_seed
 from rlp_engine.stages.common import scorer_of
 from rlp_engine.stages.spec import StageContext
+from rlp_engine.training.multi_view_task import normalised
 
 
 def split_held_out(
@@ -23,28 +25,28 @@ def split_held_out(
     """(training, held out) in file order, the same split for every reward model of a run (METHOD 4.4).
 
     Whole instructions are held out, at least `held_out` pairs: another pair of the same instruction in
-    training would make the accuracy look better than it is.
+    training would make the accuracy look better than it is. An instruction is known by its normalised text:
+    in a file without ids every row has an id of its own.
     """
     if held_out == 0:
         return list(pairs), []
-    ids = list(dict.fromkeys(pair.prompt.prompt_id for pair in pairs))
+    texts = [normalised(pair.prompt) for pair in pairs]
+    counts = Counter(texts)
+    instructions = list(counts)
     chosen: set[str] = set()
-    counts = dict.fromkeys(ids, 0)
-    for pair in pairs:
-        counts[pair.prompt.prompt_id] += 1
     size = 0
-    for index in permutation(len(ids), seed, "held-out"):
+    for index in permutation(len(instructions), seed, "held-out"):
         if size >= held_out:
             break
-        chosen.add(ids[index])
-        size += counts[ids[index]]
-    training = [pair for pair in pairs if pair.prompt.prompt_id not in chosen]
+        chosen.add(instructions[index])
+        size += counts[instructions[index]]
+    training = [pair for pair, text in zip(pairs, texts, strict=True) if text not in chosen]
     if not training:
         raise DataError(
             f"no pair is left for training: train_rm.held_out = {held_out} of {len(pairs)} pairs",
             mend=f"--set train_rm.held_out={len(pairs) // 10}",
         )
-    return training, [pair for pair in pairs if pair.prompt.prompt_id in chosen]
+    return training, [pair for pair, text in zip(pairs, texts, strict=True) if text in chosen]
 
 
 def new_reward_model(context: StageContext, device: torch.device, key: tuple[KeyPart, ...]) -> RewardModel:

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from rlp_engine.data.records import PreferencePair, Prompt, Sample
 from rlp_engine.data.rows import read_prompts, write_jsonl
 from rlp_engine.errors import DataError
+from rlp_engine.methods.entailment_clusters import first_occurrences
 from rlp_engine.methods.synthetic_preferences import Decision, choose_pair, choose_reward_pair, summarise
 from rlp_engine.randomness import uniforms
 from rlp_engine.run.atomic import write_json, write_text
@@ -55,7 +56,7 @@ def run(context: StageContext) -> dict[str, Any]:
         rewards = load_file(vectors)["rewards"].tolist()
         start = 0
         for group, cluster_ids in zip(groups, clusters, strict=True):
-            own = rewards[start : start + len(group.answers)]
+            own = shared_rewards(group.answers, rewards[start : start + len(group.answers)])
             start += len(group.answers)
             rows.append((group, cluster_ids, decide(group.prompt, cluster_ids, own)))
         context.reporter.progress(context.spec.name, number, len(vector_files), "shards")
@@ -106,6 +107,11 @@ def cluster_shard(groups: Sequence[PromptAnswers], equivalence: Equivalence, cal
     calls["comparisons"] += result.asked
     calls["naive_comparisons"] += result.walked
     return result.cluster_ids
+
+
+def shared_rewards(answers: Sequence[str], rewards: Sequence[float]) -> list[float]:
+    """Equal texts get one reward, the first one's: padding moves its last bits, which would make a pair of equals."""
+    return [rewards[first] for first in first_occurrences(answers)]
 
 
 def decide_prompt(

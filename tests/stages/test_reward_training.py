@@ -1,0 +1,35 @@
+"""Which pairs no reward model of a run trains on."""
+
+from __future__ import annotations
+
+from rlp_engine.data.records import PreferencePair, Prompt
+from rlp_engine.stages.reward_training import split_held_out
+
+
+def pair(prompt_id: str, instruction: str) -> PreferencePair:
+    return PreferencePair(Prompt(prompt_id, instruction), "yes", "no")
+
+
+def instructions(pairs: list[PreferencePair]) -> set[str]:
+    return {" ".join(pair.prompt.instruction.lower().split()) for pair in pairs}
+
+
+def test_no_instruction_is_on_both_sides_even_where_every_row_has_an_id_of_its_own() -> None:
+    # four pairs an instruction, as in a file without a prompt_id column; case and spaces vary
+    ways = ("Why {}?", "why {}?", "Why  {}?", "WHY {}?")
+    pairs = [pair(f"row-{i:06d}", ways[i % 4].format(i // 4)) for i in range(40)]
+    training, held_out = split_held_out(pairs, 8, seed=0)
+    assert len(held_out) == 8
+    assert len(training) == 32
+    assert not instructions(training) & instructions(held_out)
+
+
+def test_both_sides_keep_the_order_of_the_file_and_nothing_is_lost() -> None:
+    pairs = [pair(f"row-{i}", f"question {i}") for i in range(20)]
+    training, held_out = split_held_out(pairs, 5, seed=3)
+    assert len(held_out) == 5
+    assert [p for p in pairs if p in training] == training
+    assert [p for p in pairs if p in held_out] == held_out
+    assert len(training) + len(held_out) == 20
+    assert split_held_out(pairs, 5, seed=3)[1] == held_out
+    assert split_held_out(pairs, 5, seed=4)[1] != held_out
