@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -19,5 +21,11 @@ def confirmed(output: Output, question: str, *, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty() or output.as_json:
-        raise ConfigError(f"{question} Not without your word", mend="add --yes, or run it in a terminal to be asked")
+        what = f"not done without your word: {question.rstrip('?')}"
+        raise ConfigError(what, mend="add --yes, or run it in a terminal to be asked")
     return typer.confirm(question, err=True)
+
+
+def this_command(*, without: str = "--dry-run", plus: Sequence[str] = ()) -> str:
+    """The command line that we were called with, for a shell, but for one word."""
+    return shlex.join(["rlp", *(word for word in sys.argv[1:] if word != without), *plus])

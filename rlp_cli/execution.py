@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rlp_cli.asking import confirmed
+from rlp_cli.asking import confirmed, this_command
 from rlp_cli.render import Output
 from rlp_cli.reporter import ConsoleReporter
 from rlp_cli.results import read_results, show_results, write_report
@@ -17,9 +17,9 @@ from rlp_engine.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlp_engine.config.load import Resolved
-    from rlp_engine.config.schema import RunConfig
     from rlp_engine.stages.plan import PlannedStage
     from rlp_engine.stages.selection import Selection
+    from rlp_engine.stages.spec import StageSpec
 
 
 def with_changes(output: Output, run_dir: Path, sets: Sequence[str], *, dry_run: bool, yes: bool) -> Resolved:
@@ -27,7 +27,7 @@ def with_changes(output: Output, run_dir: Path, sets: Sequence[str], *, dry_run:
     from rlp_engine.config.describe import differences
     from rlp_engine.config.load import load_run
 
-    new = load_run(run_dir, sets)
+    new = load_run(run_dir, sets, refuse_missing=False)
     if not sets:
         return new
     old = load_run(run_dir, check_files=False)
@@ -63,13 +63,14 @@ def run_stages(
     selection: Selection,
     *,
     dry_run: bool,
-    sets: Sequence[str] = (),
+    write: Callable[[], object] | None = None,
 ) -> None:
     """Check what will run, then run it; with `dry_run` show it instead. Both give the same verdict.
 
-    `sets` are in `resolved` already; they are written to run.toml when nothing speaks against the run.
+    `write` puts what is in `resolved` into run.toml; it is called when nothing speaks against the run.
     """
-    from rlp_engine.config.load import set_values
+    from rlp_engine.run.layout import RunLayout
+    from rlp_engine.run.lock import require_unlocked
     from rlp_engine.stages.pipeline import build_pipeline
     from rlp_engine.stages.plan import plan
 
@@ -79,16 +80,18 @@ def run_stages(
     due = [stage for stage in planned if stage.is_due]
     if dry_run:
         show_plan(output, planned)
-    require_all(config, {stage.spec.kind for stage in due}, where=str(run_dir / "run.toml"))
+    require_all(resolved, [stage.spec for stage in due], where=str(run_dir / "run.toml"))
     for stage in due:
         if stage.refusal is not None:
             raise stage.refusal
+    if due or write:
+        require_unlocked(RunLayout(run_dir).lock)
     if dry_run:
-        output.show(f"Nothing was written. To do this: rlp run {run_dir}" if due else "Nothing to do.")
+        output.show(f"Nothing was written. To do this: {this_command()}" if due else "Nothing to do.")
         output.result({"run_dir": str(run_dir), "dry_run": True, "stages": [plan_object(stage) for stage in planned]})
         return
-    if sets:
-        set_values(run_dir, sets)
+    if write:
+        write()
     if due:
         from rlp_engine.stages.runner import execute
 
@@ -98,11 +101,15 @@ def run_stages(
     _finish(output, run_dir, plan(run_dir, pipeline, config), has_news=bool(due))
 
 
-def require_all(config: RunConfig, kinds: set[str], *, where: str) -> None:
-    """Raise all at once what stages of these kinds need and the config does not give."""
+def require_all(resolved: Resolved, specs: Sequence[StageSpec], *, where: str) -> None:
+    """Raise all at once what these stages read and the config does not give, or names though it is not there."""
+    from rlp_engine.config.rules import value_of
     from rlp_engine.stages.pipeline import required_data
 
+    config, kinds = resolved.config, {spec.kind for spec in specs}
+    read = {item.path for spec in specs for item in spec.inputs if not item.stage}
     problems = required_data(config, kinds)
+    problems += [error for key, error in resolved.missing.items() if value_of(config, key) in read]
     if "sft" in kinds and config.model.init == "pretrained" and not config.model.path:
         problems.insert(0, ConfigError("stage sft needs model.path", mend="--set model.path=MODEL"))
     for problem in problems:
@@ -110,7 +117,7 @@ def require_all(config: RunConfig, kinds: set[str], *, where: str) -> None:
     if len(problems) == 1:
         raise problems[0]
     if problems:
-        raise ConfigError(f"{len(problems)} things are not given", where=where, problems=list(problems))
+        raise ConfigError(f"{len(problems)} things are missing", where=where, problems=list(problems))
 
 
 def _finish(output: Output, run_dir: Path, planned: Sequence[PlannedStage], *, has_news: bool) -> None:
@@ -119,7 +126,7 @@ def _finish(output: Output, run_dir: Path, planned: Sequence[PlannedStage], *, h
 
     results = read_results(run_dir) if any(_is_results(stage) for stage in planned) else None
     report = RunLayout(run_dir).report
-    if has_news or not report.exists():
+    if has_news or not is_newest(report):
         write_report(run_dir)
     if results:
         output.show()
@@ -130,6 +137,14 @@ def _finish(output: Output, run_dir: Path, planned: Sequence[PlannedStage], *, h
     output.show(f"report: {report}")
     stages = [plan_object(stage) for stage in planned]
     output.result({"run_dir": str(run_dir), "stages": stages, "results": results, "report": str(report)})
+
+
+def is_newest(report: Path) -> bool:
+    """False without a page, and when its process ended after `evaluate` and before the page."""
+    results = report.with_name("evaluate") / "stage.json"
+    if not report.exists() or not results.exists():
+        return report.exists()
+    return report.stat().st_mtime_ns >= results.stat().st_mtime_ns
 
 
 def _is_results(stage: PlannedStage) -> bool:

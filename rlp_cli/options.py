@@ -71,6 +71,9 @@ def with_output(function: Function) -> Function:
         )
         try:
             function(output, **values)
+        except KeyboardInterrupt:  # outside of the runner, which has its own handler; typer would say nothing
+            output.warn("stopped by Ctrl-C")
+            raise typer.Exit(130) from None
         finally:
             output.stop_progress()
 

@@ -11,8 +11,8 @@ from rlp_cli.text import duration, number
 
 LINES_PER_STAGE = 20
 SECONDS_BETWEEN_LINES = 30.0
-HEADLINE = 7  # metrics in a line; metrics.jsonl and --verbose have them all
-FIRST = ("loss", "accuracy", "reward", "score", "kl_k1", "length", "eos_share", "entropy", "distinct_2")
+MOST_IN_SUMMARY = 5  # numbers in a stage's last line; `rlp status --json` has them all
+WIDTH_BESIDE_BAR = 28  # characters of metrics: the bar itself needs the room
 
 
 class ConsoleReporter:
@@ -35,24 +35,26 @@ class ConsoleReporter:
 
     def stage_finished(self, name: str, seconds: float, summary: Mapping[str, Any]) -> None:
         self._output.stop_progress()
-        self._output.say(f"{name}: done in {duration(seconds)}{_numbers(summary, HEADLINE)}", "good")
+        self._output.say(f"{name}: done in {duration(seconds)}{_numbers(summary, MOST_IN_SUMMARY)}", "good")
 
     def step(self, stage: str, step: int, total: int, metrics: Mapping[str, float], seconds: float) -> None:
-        shown = len(metrics) if self._output.verbose else HEADLINE
-        ordered = {key: metrics[key] for key in FIRST if key in metrics} | dict(metrics)
-        numbers = _numbers(ordered, shown)
-        self._output.progress(stage, step, total, numbers.strip())
+        from rlp_engine.run.reporting import LINE_WIDTH, headline
+
+        start, end = f"  step {step:>{len(str(total))}} of {total}", f"   {duration(seconds)}"
+        room = LINE_WIDTH - len(start + end)
+        numbers = _numbers(metrics, len(metrics)) if self._output.verbose else headline(metrics, room)
+        self._output.progress(stage, step, total, headline(metrics, WIDTH_BESIDE_BAR).strip())
         every = max(1, -(-total // LINES_PER_STAGE))
         if self._output.verbose or stage not in self._seen or step == total or step % every == 0 or self._is_due(stage):
             self._seen.add(stage)
             self._last_line[stage] = time.monotonic()
-            self._output.say(f"  step {step:>{len(str(total))}} of {total}{numbers}   {duration(seconds)}")
+            self._output.say(f"{start}{numbers}{end}")
 
     def progress(self, stage: str, done: int, total: int, unit: str) -> None:
         self._output.progress(stage, done, total, unit)
         if self._is_due(stage) and not self._output.on_terminal:
             self._last_line[stage] = time.monotonic()
-            self._output.say(f"  {done} of {total} {unit}")
+            self._output.say(f"  {stage}: {done} of {total} {unit}")
 
     def _is_due(self, stage: str) -> bool:
         return time.monotonic() - self._last_line.setdefault(stage, time.monotonic()) >= SECONDS_BETWEEN_LINES

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rlp_cli.render import Output
-from rlp_cli.text import number
 
-PARTS_SHOWN = 3  # of what the judge's score is made of; --verbose, --json and the page have all
+PARTS_SHOWN = 2  # of what the judge's score is made of; --verbose, --json and the page have all
 
 
 def read_results(run_dir: Path) -> dict[str, Any] | None:
@@ -40,10 +39,10 @@ def show_results(output: Output, results: dict[str, Any]) -> None:
             row["name"],
             _fixed(row["win_rate"], 1),
             _fixed(row["standard_error"], 1),
-            number(row["mean_score"]),
-            number(row["kl"]),
+            _fixed(row["mean_score"], 3),
+            _fixed(row["kl"], 2),
             _fixed(row["mean_tokens"], 1),
-            *(number((row.get("parts") or {}).get(part)) for part in parts),
+            *(_fixed((row.get("parts") or {}).get(part), 3) for part in parts),
         ]
         for row in policies
     ]
@@ -53,15 +52,16 @@ def show_results(output: Output, results: dict[str, Any]) -> None:
     if sets:
         output.show()
         output.table(
-            ["reward model, accuracy % on samples of", *sets],
+            ["accuracy % on samples of", *sets],
             [[row["name"], *(_accuracy(row["accuracy"].get(name)) for name in sets)] for row in models],
         )
 
 
 def _parts_that_tell_more(policies: list[dict[str, Any]]) -> list[str]:
-    """Names of the judge's parts, without one that only repeats the score."""
-    names = dict.fromkeys(part for row in policies for part in row.get("parts") or {})
-    return [name for name in names if any((row.get("parts") or {}).get(name) != row["mean_score"] for row in policies)]
+    """Names of the judge's parts, without the first one if it only repeats the score."""
+    names = list(dict.fromkeys(part for row in policies for part in row.get("parts") or {}))
+    is_score = all((row.get("parts") or {}).get(name) == row["mean_score"] for name in names[:1] for row in policies)
+    return names[1:] if is_score else names
 
 
 def write_report(run_dir: Path) -> Path:

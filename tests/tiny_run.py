@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 RLP = [str(Path(sys.executable).with_name("rlp"))]
+TIMEOUT_SECONDS = 120
 
 # Every number is chosen for speed; nothing is learned that a result could be read from.
 TINY = {
@@ -55,6 +57,26 @@ def rlp(*words: str | Path, code: int = 0, **environment: str) -> subprocess.Com
 
 def rlp_environment(**environment: str) -> dict[str, str]:
     return os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | environment
+
+
+def start_and_signal(run_dir: Path, stage: str, marker: str, number: int, *words: str) -> subprocess.Popen[str]:
+    """Start the stage, send the signal once its partial folder holds `marker`, and wait for the process to end."""
+    process = subprocess.Popen(
+        [*RLP, "run", str(run_dir), "--only", stage, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=rlp_environment(),
+    )
+    path = run_dir / f"{stage}.partial" / marker
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not path.exists():
+        assert process.poll() is None, f"{stage} ended before it made {marker}:\n{process.communicate()[0]}"
+        assert time.monotonic() < deadline, f"{stage} never made {marker}"
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.wait(TIMEOUT_SECONDS)
+    return process
 
 
 def sets(values: dict[str, object]) -> list[str]:

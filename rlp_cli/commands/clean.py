@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rlp_cli.asking import confirmed
+from rlp_cli.asking import confirmed, this_command
 from rlp_cli.options import DryRun, RunDir, Yes
 from rlp_cli.render import Output
 from rlp_cli.text import size
@@ -39,7 +39,7 @@ def clean(
         return
     output.table(["what", "kind", "size"], [[n, i.kind, size(i.bytes)] for n, i in zip(names, items, strict=True)])
     if dry_run:
-        output.show(f"Nothing was deleted. To free {size(total)}: rlp clean {run_dir} --yes")
+        output.show(f"Nothing was deleted. To free {size(total)}: {this_command()}")
         output.result({**listed, "deleted": False})
         return
     if not confirmed(output, f"delete {len(items)} items, {size(total)}?", yes=yes):

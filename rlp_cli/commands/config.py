@@ -53,7 +53,7 @@ def check(output: Output, run_dir: OptionalDir = None, preset: Preset = "", sets
 
     resolved = _load(run_dir, preset, sets or [], check_files=True)
     pipeline = build_pipeline(resolved.config)
-    require_all(resolved.config, {spec.kind for spec in pipeline}, where=str(run_dir or f"preset {preset}"))
+    require_all(resolved, pipeline, where=str(run_dir or f"preset {preset}"))
     output.show(f"the config is sound: {len(pipeline)} stages", "good")
     output.result({"sound": True, "stages": [spec.name for spec in pipeline]})
 

@@ -63,12 +63,20 @@ def check(
         return
     listed = found.problems[:MOST_FINDINGS]
     for place, what in listed if len(listed) > 1 else []:
-        output.say(f"  {place}: {what}")
+        output.say(f"  {_within(file, place)}: {what}")
     if found.num_problems > len(listed):
         output.say(f"  and {found.num_problems - len(listed)} more")
     (first, what), *others = found.problems
-    also = f" (also {', '.join(place for place, _ in others[:2])})" if others else ""
-    raise DataError(_count(found.num_problems, found.rows, kind.value), where=f"{first}{also}", found=what)
+    also = f" (also {', '.join(_within(file, place) for place, _ in others[:2])})" if others else ""
+    mend = "if the file has it under another name: --field NAME=ITS_NAME" if "has no `" in what else ""
+    count = _count(found.num_problems, found.rows, kind.value)
+    raise DataError(count, where=f"{first}{also}", found=what, mend=mend)
+
+
+def _within(file: str, place: str) -> str:
+    """`line 3 (row 2)` for `FILE:3 (row 2)`."""
+    rest = place.removeprefix(file)
+    return f"line {rest[1:]}" if rest.startswith(":") else rest.strip() or place
 
 
 def _count(bad: int, rows: int, kind: str) -> str:

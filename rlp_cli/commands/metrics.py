@@ -14,14 +14,14 @@ from rlp_cli.options import RunDir
 from rlp_cli.render import Output
 from rlp_cli.text import number
 
-COLUMNS = 10  # on a terminal; --json and --csv give all
+WIDTH = 100  # characters of the table; --verbose, --json and --csv give all columns
 
 
 def metrics(
     output: Output,
     run_dir: RunDir,
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="Such as ppo or round-1/spg/ppo.", show_default=False)],
-    last: Annotated[int, typer.Option("--last", min=1, help="Show this many steps.")] = 20,
+    last: Annotated[int, typer.Option("--last", min=1, metavar="N", help="Show this many steps.")] = 20,
     samples: Annotated[bool, typer.Option("--samples", help="The answers that were saved last.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="All steps as CSV.")] = False,
 ) -> None:
@@ -31,12 +31,20 @@ def metrics(
     from rlp_engine.run.events import MetricsLog
     from rlp_engine.run.layout import METRICS_FILE, RunLayout
 
+    if as_csv and (output.as_json or samples):
+        raise typer.BadParameter("--csv does not go with --json or --samples")
     _, pipeline = load_pipeline(run_dir)
     name = one_stage(stage, pipeline).name
     layout = RunLayout(run_dir)
-    folder = next((f for f in (layout.partial(name), layout.stage(name)) if (f / METRICS_FILE).is_file()), None)
+
+    def logged_in(name: str) -> Path | None:
+        folders = (layout.partial(name), layout.stage(name))
+        return next((folder for folder in folders if (folder / METRICS_FILE).is_file()), None)
+
+    folder = logged_in(name)
     if folder is None:
-        mend = f"rlp status {run_dir} tells what has run"
+        others = [spec.name for spec in pipeline if logged_in(spec.name)]
+        mend = f"stages that have: {', '.join(others)}" if others else f"rlp status {run_dir} tells what has run"
         raise ConfigError(f"stage {name} has logged no metrics", where=str(layout.stage(name)), mend=mend)
     if samples:
         _show_samples(output, folder, name)
@@ -47,11 +55,23 @@ def metrics(
         return
     chosen = rows[-last:]
     keys = list(dict.fromkeys(key for row in chosen for key in row))
-    shown = keys if output.verbose else keys[:COLUMNS]
-    output.table(shown, [[number(row.get(key)) for key in shown] for row in chosen])
+    cells = {key: [number(row.get(key)) for row in chosen] for key in keys}
+    shown = keys if output.verbose else _that_fit(cells)
+    output.table(shown, [list(row) for row in zip(*(cells[key] for key in shown), strict=True)])
     if len(shown) < len(keys):
         output.say(f"and {len(keys) - len(shown)} more: --verbose, --json or --csv", "dim")
     output.result({"stage": name, "steps": len(rows), "metrics": chosen})
+
+
+def _that_fit(cells: dict[str, list[str]]) -> list[str]:
+    """The first columns, as many as fit into WIDTH; never none."""
+    shown, used = [], 0
+    for key, column in cells.items():
+        used += 3 + max(len(key), *map(len, column))
+        if shown and used > WIDTH:
+            break
+        shown.append(key)
+    return shown
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

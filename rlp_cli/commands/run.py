@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +16,8 @@ from rlp_engine.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlp_engine.config.load import Resolved
+
+    Write = Callable[[], object]
 
 
 def run(
@@ -47,32 +52,42 @@ def run(
             raise typer.BadParameter("give a run directory, or --preset NAME to make one")
         run_dir = Path("runs") / preset
     methods = [name.strip() for name in method.split(",") if name.strip()]
-    resolved, is_new = _resolved(output, run_dir, preset, sets or [], methods, dry_run=dry_run, yes=yes)
-    selection = Selection(
-        only=only or (), from_=from_ or (), until=until or (), force=force or (), methods=() if is_new else methods
-    )
-    run_stages(output, run_dir, resolved, selection, dry_run=dry_run, sets=[] if is_new else sets or [])
-
-
-def _resolved(
-    output: Output, run_dir: Path, preset: str, sets: list[str], methods: list[str], *, dry_run: bool, yes: bool
-) -> tuple[Resolved, bool]:
-    """(the config, whether the run is new)."""
-    from rlp_cli.execution import with_changes
-    from rlp_engine.config.load import create_run, load_preset
-
+    selection = Selection(only=only or (), from_=from_ or (), until=until or (), force=force or (), methods=methods)
     if not preset or (run_dir / "run.toml").is_file():
-        resolved = with_changes(output, run_dir, sets, dry_run=dry_run, yes=yes)
-        if preset and resolved.config.preset != preset:
-            raise ConfigError(
-                f"{run_dir} is a run of preset '{resolved.config.preset}', not of '{preset}'",
-                mend=f"rlp run --preset {preset} OTHER_DIR, or go on with this one: rlp run {run_dir}",
-            )
-        return resolved, False
-    if methods:  # a run that has no other branches, rather than one that never runs them
-        sets = [*sets, f"methods={','.join(methods)}"]
-    if dry_run:
-        return load_preset(preset, sets), True
-    resolved = create_run(run_dir, preset, sets)
-    output.say(f"created {run_dir}/run.toml from preset {preset}")
-    return resolved, True
+        resolved, write = _existing(output, run_dir, preset, sets or [], dry_run=dry_run, yes=yes)
+    else:
+        selection = replace(selection, methods=())
+        # A run that has no other branches, rather than one that never runs them.
+        words = [*(sets or []), *([f"methods={','.join(methods)}"] if methods else [])]
+        resolved, write = _new(output, run_dir, preset, words)
+    run_stages(output, run_dir, resolved, selection, dry_run=dry_run, write=write)
+
+
+def _existing(
+    output: Output, run_dir: Path, preset: str, sets: list[str], *, dry_run: bool, yes: bool
+) -> tuple[Resolved, Write | None]:
+    """The run's config, and what writes it."""
+    from rlp_cli.execution import with_changes
+    from rlp_engine.config.load import load_run, set_values
+
+    if preset and (made_from := load_run(run_dir, check_files=False).config.preset) != preset:
+        raise ConfigError(
+            f"{run_dir} is a run of preset '{made_from}', not of '{preset}'",
+            mend=f"rlp run --preset {preset} OTHER_DIR, or go on with this one: rlp run {run_dir}",
+        )
+    resolved = with_changes(output, run_dir, sets, dry_run=dry_run, yes=yes)
+    return resolved, partial(set_values, run_dir, sets, refuse_missing=False) if sets else None
+
+
+def _new(output: Output, run_dir: Path, preset: str, sets: list[str]) -> tuple[Resolved, Write]:
+    """The config that the run will have, and what creates it."""
+    from rlp_engine.config.load import create_run, load_preset, require_new
+
+    resolved = load_preset(preset, sets, refuse_missing=False)
+    require_new(run_dir)
+
+    def write() -> None:
+        create_run(run_dir, preset, sets, refuse_missing=False)
+        output.say(f"created {run_dir}/run.toml from preset {preset}")
+
+    return resolved, write

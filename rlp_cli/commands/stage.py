@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -41,6 +42,7 @@ def command_for(kind: str) -> Callable[..., None]:
         yes: Yes = False,
     ) -> None:
         from rlp_cli.execution import run_stages, with_changes
+        from rlp_engine.config.load import set_values
         from rlp_engine.stages.selection import Selection
 
         resolved = with_changes(output, run_dir, sets or [], dry_run=dry_run, yes=yes)
@@ -50,7 +52,8 @@ def command_for(kind: str) -> Callable[..., None]:
             methods=[name.strip() for name in method.split(",") if name.strip()],
             force=(f"*{kind}",) if force else (),
         )
-        run_stages(output, run_dir, resolved, selection, dry_run=dry_run, sets=sets or [])
+        write = partial(set_values, run_dir, sets, refuse_missing=False) if sets else None
+        run_stages(output, run_dir, resolved, selection, dry_run=dry_run, write=write)
 
     command.__doc__ = KINDS[kind] + "\n\nThe same as rlp run DIR for this stage alone."
     command.__name__ = kind.replace("-", "_")

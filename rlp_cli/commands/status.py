@@ -43,7 +43,12 @@ def status(
         output.show(f"working on it: {owner}")
     damaged = _verify(output, run_dir, planned) if verify else None
     due = [stage for stage in planned if stage.is_due]
-    if due:
+    refused = next((stage.refusal for stage in due if stage.refusal), None)
+    if owner and due:
+        output.say(f"{len(due)} of {len(planned)} stages are still to do")
+    elif refused:
+        output.say(f"rlp run {run_dir} would stop: {refused.what}; {refused.mend}", "pending")
+    elif due:
         output.say(f"{len(due)} of {len(planned)} stages would run: rlp run {run_dir}")
     elif not damaged:
         output.say(f"all {len(planned)} stages are done", "good")

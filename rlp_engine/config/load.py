@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ __all__ = [
     "load_preset",
     "load_run",
     "presets_dir",
+    "require_new",
     "require_run",
     "run_toml_text",
     "set_values",
@@ -55,15 +56,19 @@ class Resolved:
 
     config: RunConfig
     sources: dict[str, str]  # dotted key -> source, every key of the schema
+    missing: Mapping[str, ConfigError] = field(default_factory=dict)  # dotted key -> why what it names cannot be used
 
 
-def load_run(run_dir: Path, sets: Sequence[str] = (), *, check_files: bool = True) -> Resolved:
+def load_run(
+    run_dir: Path, sets: Sequence[str] = (), *, check_files: bool = True, refuse_missing: bool = True
+) -> Resolved:
     """The config of a run directory.
 
     Args:
         run_dir: a directory with run.toml.
         sets: `KEY=VALUE` texts, on top of run.toml; nothing is written.
-        check_files: also require that every local file and model folder the config names is there.
+        check_files: also look whether every local file and model folder the config names is there.
+        refuse_missing: a missing one is an error; otherwise it is in `Resolved.missing`, for who knows what is read.
 
     Raises:
         ConfigError: with every problem in `problems`.
@@ -76,7 +81,7 @@ def load_run(run_dir: Path, sets: Sequence[str] = (), *, check_files: bool = Tru
         raise ConfigError("the preset of a run cannot be changed", where="--set preset", mend=mend)
     if name:
         layers.insert(0, preset_layer(name, where=run.place(("preset",))))
-    return _resolve(layers, run_dir=str(run_dir), check_files=check_files)
+    return _resolve(layers, run_dir=str(run_dir), check_files=check_files, refuse_missing=refuse_missing)
 
 
 def require_run(run_dir: Path) -> Path:
@@ -92,28 +97,44 @@ def require_run(run_dir: Path) -> Path:
     return path
 
 
-def load_preset(name: str, sets: Sequence[str] = (), *, check_files: bool = True) -> Resolved:
-    """The config a new run of this preset would have."""
+def load_preset(
+    name: str, sets: Sequence[str] = (), *, check_files: bool = True, refuse_missing: bool = True
+) -> Resolved:
+    """The config a new run of this preset would have; the arguments are those of `load_run`."""
     layers = [preset_layer(name), Layer("preset " + name, {("preset",): name}), set_layer(sets)]
-    return _resolve(layers, run_dir="", check_files=check_files)
+    shown = f"--preset {name}"
+    return _resolve(layers, run_dir=shown, check_files=check_files, refuse_missing=refuse_missing)
 
 
-def create_run(run_dir: Path, preset: str, sets: Sequence[str] = ()) -> Resolved:
+def create_run(run_dir: Path, preset: str, sets: Sequence[str] = (), *, refuse_missing: bool = True) -> Resolved:
     """Make a run directory with an editable run.toml, the preset's text with `sets` applied.
 
     Raises:
-        ConfigError: when the config is not sound, or the directory holds something already.
+        ConfigError: when the config is not sound, or the directory holds something already or cannot be made.
     """
     run_dir = Path(run_dir)
-    resolved = load_preset(preset, sets)
+    resolved = load_preset(preset, sets, refuse_missing=refuse_missing)
+    require_new(run_dir)
+    text = run_toml_text(preset, sets)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _replace(run_dir / RUN_TOML, text)
+    except OSError as error:
+        what = f"cannot create the run directory {run_dir}"
+        raise ConfigError(what, found=error.strerror or str(error), mend="choose another folder") from error
+    return resolved
+
+
+def require_new(run_dir: Path) -> None:
+    """A run can be created here.
+
+    Raises:
+        ConfigError: when something stands there already.
+    """
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         is_run = (run_dir / RUN_TOML).is_file()
         mend = f"go on with it: rlp run {run_dir}" if is_run else "choose a folder that is empty or not there yet"
         raise ConfigError(f"{run_dir} holds {'a run' if is_run else 'other files'} already", mend=mend)
-    text = run_toml_text(preset, sets)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    _replace(run_dir / RUN_TOML, text)
-    return resolved
 
 
 def run_toml_text(preset: str, sets: Sequence[str] = ()) -> str:
@@ -126,9 +147,9 @@ def run_toml_text(preset: str, sets: Sequence[str] = ()) -> str:
     return with_values(text, changes)
 
 
-def set_values(run_dir: Path, sets: Sequence[str]) -> Resolved:
+def set_values(run_dir: Path, sets: Sequence[str], *, refuse_missing: bool = True) -> Resolved:
     """Change keys of run.toml, comments and all else kept. Nothing is written unless the whole config is sound."""
-    resolved = load_run(run_dir, sets)
+    resolved = load_run(run_dir, sets, refuse_missing=refuse_missing)
     path = Path(run_dir) / RUN_TOML
     old = path.read_text(encoding="utf-8")
     new = with_values(old, parse_sets(sets))
@@ -154,7 +175,8 @@ def _replace(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _resolve(layers: Sequence[Layer], *, run_dir: str, check_files: bool) -> Resolved:
+def _resolve(layers: Sequence[Layer], *, run_dir: str, check_files: bool, refuse_missing: bool) -> Resolved:
+    """`run_dir` is the run as `rlp config show` wants it named."""
     merged = defaults()
     sources = {".".join(path): "default" for path, _ in leaves(merged, merged)}
     places: dict[KeyPath, str] = {}
@@ -173,11 +195,13 @@ def _resolve(layers: Sequence[Layer], *, run_dir: str, check_files: bool) -> Res
         merged = _without(merged, bad)
     problems += _apply_fidelity(merged, sources)
     config = RunConfig.model_validate_json(json.dumps(merged), strict=True)
-    later = cross_field_problems(config) + (file_problems(config) if check_files else [])
-    problems += [problem for problem in later if not _concerns(problem, bad)]
-    if problems:
-        raise as_error(problems, places, run_dir or "run.toml")
-    return Resolved(config, {key: sources[key] for key in all_keys()})
+    problems += [problem for problem in cross_field_problems(config) if not _concerns(problem, bad)]
+    files = file_problems(config) if check_files else []
+    missing = {problem.keys[0]: problem for problem in files if not _concerns(problem, bad)}
+    if problems or (missing and refuse_missing):
+        raise as_error([*problems, *missing.values()], places, run_dir)
+    errors = {key: as_error([problem], places, run_dir) for key, problem in missing.items()}
+    return Resolved(config, {key: sources[key] for key in all_keys()}, errors)
 
 
 def _without(merged: dict[str, Any], bad: set[str]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def _existing(merged: Any, location: tuple[int | str, ...]) -> KeyPath:
 
 def _schema_problem(detail: Any, path: KeyPath, merged: dict[str, Any], run_dir: str) -> Problem:
     key = ".".join(path)
-    show = f"rlp config show {run_dir}" if run_dir else "rlp config show --preset NAME"
+    show = f"rlp config show {run_dir}"
     if detail["type"] == "extra_forbidden":
         return Problem((key,), f"unknown key '{key}'", f"{_nearest_key(path)}All keys: {show}")
     value = at(merged, path)

@@ -188,7 +188,6 @@ class RewardTrainingConfig(Section):
     epochs: Positive = Field(1, description="passes over the pairs [AF]")
     minibatch: Positive = Field(16, description="pairs per optimizer step [AF]")
     microbatch: Positive = Field(2, description="pairs per forward pass", json_schema_extra=SAFE)
-    max_length: Positive = Field(512, description="tokens of prompt and response, cut on the right [AF]")
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-6)
 
 
@@ -197,6 +196,7 @@ class TrainRmConfig(RewardTrainingConfig):
 
     base_model: str = Field("", description="folder or hub id of another backbone, with its own tokenizer; empty = the SFT policy [AF]")
     held_out: NonNegative = Field(500, description="pairs of D kept out of training, to measure accuracy [AF]; the same ones for every reward model of a run")
+    max_length: Positive = Field(512, description="tokens of prompt and response, cut on the right [AF]; the same for every reward model of a run, in training and when it scores")
     score_microbatch: Positive = Field(16, description="texts per forward pass when a reward model only scores", json_schema_extra=SAFE)
 
 

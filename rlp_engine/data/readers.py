@@ -88,13 +88,13 @@ def load_annotations(
     return _load(file, "annotations", seed, base, "", warn)
 
 
-def drawn(items: Iterable[T], limit: int, seed: int, kind: str) -> list[T]:
-    """`limit` of the items, each equally likely, in their order; the same for the same seed and kind.
+def drawn(items: Iterable[T], limit: int, seed: int, name: str) -> list[T]:
+    """`limit` of the items, each equally likely, in their order; the same for the same seed and name (of the table).
 
     Item i gets the i-th number of one stream, and the smallest numbers stay, so that only `limit` items
     are in memory and a longer file keeps the choice among its first rows.
     """
-    stream = generator(seed, "limit", kind)
+    stream = generator(seed, "limit", name)
     kept: list[tuple[float, int, T]] = []
     numbers: np.ndarray = np.empty(0)
     for index, item in enumerate(items):
@@ -116,7 +116,7 @@ def _load(file: DataFile, kind: Kind, seed: int, base: Path | None, table: str, 
     tell = warn or logging.getLogger(__name__).warning
     for text in reading.told():
         tell(text)
-    return drawn(records, file.limit, seed, kind) if file.limit else records
+    return drawn(records, file.limit, seed, table or kind) if file.limit else records
 
 
 def _raise_on_fault(rows: Iterable[Row | Fault]) -> Iterator[Row]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from jinja2 import TemplateError
 
 from rlp_engine.data.records import Prompt
-from rlp_engine.errors import ModelError
+from rlp_engine.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -116,8 +116,19 @@ class PromptTemplate:
         return ids[:max_length], is_response[:max_length]
 
     def encode_scored(self, prompt: Prompt, response: str, max_length: int) -> list[int]:
-        """Prompt and response as a reward model reads them: no EOS, cut on the right (METHOD 4.2)."""
-        return self._encode(self._marked_prompt(prompt) + self._marked_text(response))[0][:max_length]
+        """Prompt and response as a reward model reads them: no EOS, cut on the right (METHOD 4.2).
+
+        Raises:
+            DataError: there is no token at which a reward could be read.
+        """
+        ids = self._encode(self._marked_prompt(prompt) + self._marked_text(response))[0][:max_length]
+        if not ids:
+            raise DataError(
+                "the tokenizer makes no token of an instruction and its answer, so there is nothing to reward",
+                where=f"prompt {prompt.prompt_id}: {prompt.instruction[:40]!r}",
+                mend="take it out of the data, or set model.template = 'alpaca'",
+            )
+        return ids
 
     def _marked_prompt(self, prompt: Prompt) -> str:
         if self.kind == "chat":

@@ -16,26 +16,6 @@ from rlp_engine.methods.checks import at_least_float32, require_bool, require_sa
 EPSILON = 1e-8  # AlpacaFarm's and TRL's, added to the standard deviation
 
 
-def live_tokens(token_ids_BT: Tensor, eos_ids: list[int], pad_id: int) -> Tensor:
-    """Which tokens of right-padded responses are the policy's: through the first EOS, else the last non-pad.
-
-    An immediate EOS is a response of one live token. A row of pads has none.
-
-    Raises:
-        ValueError: if pad is one of the EOS tokens (the end could not be told from the padding), or
-            the tensor is not 2-D.
-    """
-    if token_ids_BT.ndim != 2:
-        raise ValueError(f"want (B, T) token ids, got {tuple(token_ids_BT.shape)}")
-    if pad_id in eos_ids:
-        raise ValueError(f"pad token {pad_id} is an EOS token: the end of a response would look like padding")
-    is_eos_BT = torch.isin(token_ids_BT, torch.tensor(eos_ids, dtype=token_ids_BT.dtype, device=token_ids_BT.device))
-    eos_before_BT = is_eos_BT.cumsum(1) - is_eos_BT.long()
-    content_BT = token_ids_BT != pad_id
-    content_from_here_BT = content_BT.flip(1).cumsum(1).flip(1) > 0
-    return content_from_here_BT & (eos_before_BT == 0)
-
-
 def counted(is_live_BT: Tensor, mask_padding: bool) -> Tensor:
     """The entries that take part: live tokens, or every position as AlpacaFarm ran (METHOD 5.1, 7)."""
     require_bool(is_live_BT=is_live_BT)

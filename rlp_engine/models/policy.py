@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,16 @@ class Policy:
     def eos_ids(self) -> tuple[int, ...]:
         """Tokens that end a response, the tokenizer's own EOS first."""
         return eos_ids(self.tokenizer, self.model)
+
+    def answer_text(self, token_ids: Sequence[int]) -> str:
+        """What an answer says: its tokens without the EOS that ends it and other special tokens, stripped.
+
+        The one text of an answer: reward models, judges and clustering read it, and files keep it.
+        """
+        ids = list(token_ids)
+        if ids and ids[-1] in self.eos_ids:  # one that only the generation config names is not "special" to decode
+            ids.pop()
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 def load_policy(source: Path | str, model: ModelConfig, *, device: torch.device | str = "cpu") -> Policy:

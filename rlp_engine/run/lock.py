@@ -97,6 +97,17 @@ def live_owner(path: Path) -> Owner | None:
     return owner if owner is not None and is_alive(owner, path) else None
 
 
+def require_unlocked(path: Path) -> None:
+    """Nobody works on the run now: a look before a question or a dry run, not a lock.
+
+    Raises:
+        RunLockedError: naming who does.
+    """
+    owner = live_owner(path)
+    if owner is not None:
+        raise _locked(path, owner)
+
+
 class RunLock:
     """Held in a `with` block. `taken_over` is the dead owner whose lock was found, if any."""
 

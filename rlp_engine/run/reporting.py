@@ -8,6 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+# What a step's line shows: the first of these groups whose first metric is there. metrics.jsonl has all of them.
+HEADLINES = (
+    ("reward", "kl", "length", "eos_share", "entropy", "held_out_agreement"),
+    ("loss", "accuracy", "multi_view", "grad_norm"),
+)
+LINE_WIDTH = 100  # characters of a step's line; metrics that do not fit are left out
+
 
 class Reporter(Protocol):
     """Receives progress and lines for people. The terminal, a log file and a test each have their own."""
@@ -122,9 +129,26 @@ class LogReporter:
 
 
 def step_line(stage: str, step: int, total: int, metrics: Mapping[str, float], seconds: float) -> str:
-    """Such as `ppo step 121 of 600   reward 1.84   kl 4.1   3.2 s`."""
-    numbers = "   ".join(f"{key} {short(value)}" for key, value in metrics.items())
-    return f"{stage} step {step} of {total}   {numbers}   {seconds:.1f} s"
+    """Such as `ppo step 121 of 600   reward 1.84   kl 4.1   eos 97%   3.2 s`."""
+    start, end = f"{stage} step {step} of {total}", f"   {seconds:.1f} s"
+    return f"{start}{headline(metrics, LINE_WIDTH - len(start + end))}{end}"
+
+
+def headline(metrics: Mapping[str, float], width: int) -> str:
+    """Such as `   reward 1.84   kl 4.1   eos 97%`: the metrics that tell most, to three digits, as far as they fit."""
+    group = next((group for group in HEADLINES if group[0] in metrics), tuple(metrics))
+    text = ""
+    for part in (f"   {_metric(key, metrics[key])}" for key in group if key in metrics):
+        if len(text + part) > width:
+            break
+        text += part
+    return text
+
+
+def _metric(name: str, value: float) -> str:
+    if name.endswith("_share"):
+        return f"{name.removesuffix('_share')} {value:.0%}"
+    return f"{name.replace('_', ' ')} {value if isinstance(value, int) else format(value, '.3g')}"
 
 
 def short(value: float) -> str:

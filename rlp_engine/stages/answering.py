@@ -15,6 +15,7 @@ from rlp_engine.config.schema import GenerationConfig
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.data.rows import iterate_samples, write_jsonl
 from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.errors import DataError
 from rlp_engine.generation.native import Request, Sampling, generate
 from rlp_engine.models.policy import Policy
 from rlp_engine.randomness import KeyPart
@@ -48,7 +49,7 @@ class Answerer:
             Sample(
                 prompt_id=prompt.prompt_id,
                 draw=draw,
-                text=self.policy.tokenizer.decode(completion.token_ids, skip_special_tokens=True).strip(),
+                text=self.policy.answer_text(completion.token_ids),
                 token_ids=completion.token_ids,
                 finish_reason=completion.finish_reason,
                 logprob=completion.logprob,
@@ -57,8 +58,19 @@ class Answerer:
         ]
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of the prompt, its beginning cut off when it is longer than the limit."""
-        return self.template.cut_prompt(self.template.encode_prompt(prompt), self.max_prompt_tokens)
+        """Token ids of the prompt, its beginning cut off when it is longer than the limit.
+
+        Raises:
+            DataError: the prompt has no token.
+        """
+        ids = self.template.cut_prompt(self.template.encode_prompt(prompt), self.max_prompt_tokens)
+        if not ids:
+            raise DataError(
+                "the tokenizer makes no token of an instruction, so the policy has nothing to go on from",
+                where=f"prompt {prompt.prompt_id}: {prompt.instruction[:40]!r}",
+                mend="take it out of the data, or set model.template = 'alpaca'",
+            )
+        return ids
 
 
 def answerer(
@@ -100,14 +112,30 @@ def answer_in_shards(
 def short_enough(
     context: StageContext, prompts: Sequence[Prompt], template: PromptTemplate, limit: int
 ) -> list[Prompt]:
-    """The prompts of at most `limit` tokens; longer ones are dropped and counted, never cut (METHOD 5.1)."""
-    kept = [prompt for prompt in prompts if len(template.encode_prompt(prompt)) <= limit]
-    if len(kept) < len(prompts):
-        context.reporter.warn(
-            f"{len(prompts) - len(kept)} of {len(prompts)} prompts are longer than generation.max_prompt_tokens = "
-            f"{limit} and are left out"
+    """The prompts of at most `limit` tokens; longer ones are dropped and counted, never cut (METHOD 5.1).
+
+    So are prompts of which the tokenizer makes no token: a policy has nothing to go on from.
+
+    Raises:
+        DataError: no prompt is left.
+    """
+    lengths = [len(template.encode_prompt(prompt)) for prompt in prompts]
+    too_long, empty = sum(length > limit for length in lengths), lengths.count(0)
+    if too_long + empty == len(prompts):
+        raise DataError(
+            f"none of {len(prompts)} prompts has between 1 and {limit} tokens",
+            where=f"generation.max_prompt_tokens = {limit}",
+            found=f"{too_long} longer ones, {empty} without a token",
+            mend="raise generation.max_prompt_tokens, or give shorter instructions",
         )
-    return kept
+    if too_long:
+        context.reporter.warn(
+            f"{too_long} of {len(prompts)} prompts are longer than generation.max_prompt_tokens = {limit} "
+            "and are left out"
+        )
+    if empty:
+        context.reporter.warn(f"{empty} of {len(prompts)} prompts have no token and are left out")
+    return [prompt for prompt, length in zip(prompts, lengths, strict=True) if 0 < length <= limit]
 
 
 def iterate_folder(folder: Path) -> Iterator[list[Sample]]:

@@ -215,6 +215,11 @@ def reference_answers(context: StageContext, prompts: Sequence[Prompt], sft: Jud
     missing = sum(reference is None for reference in references)
     if missing:
         context.reporter.warn(f"{missing} of {len(prompts)} test instructions have no reference and are not judged")
+    empty = sum(reference is not None and not reference.strip() for reference in references)
+    if empty:
+        context.reporter.warn(
+            f"the reference of {empty} of {len(prompts)} test instructions is an empty text, and is judged as one"
+        )
     return references, "data.test"
 
 
@@ -241,7 +246,10 @@ def policy_results(
         context.out / "annotations.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     )
     names = [policy.name for policy in policies]
-    return {"policies": rows, "paired": paired_differences(names, judgements, context.config.seed)}
+    return {
+        "policies": rows,
+        "paired": paired_differences(names, judgements, context.config.seed, context.config.refine_rm.reseed.match),
+    }
 
 
 def policy_row(
@@ -285,15 +293,15 @@ def annotation(
     }
 
 
-def paired_differences(names: Sequence[str], judgements: dict[str, list[float]], seed: int) -> list[dict[str, Any]]:
-    """PPO against SFT, every method against PPO and, where there is one, against the reseed control."""
+def paired_differences(
+    names: Sequence[str], judgements: dict[str, list[float]], seed: int, matched: str
+) -> list[dict[str, Any]]:
+    """PPO against SFT, every method against PPO, and against the reseed control the method whose steps it matches."""
     pairs = [("ppo", SFT)]
     methods = [name for name in names if name.startswith("round-")]
     pairs += [(method, "ppo") for method in methods]
-    for method in methods:
-        control = f"{method.rsplit('/', 1)[0]}/reseed"
-        if control in names and method != control:
-            pairs.append((method, control))
+    controls = [name for name in methods if name.endswith("/reseed")]
+    pairs += [(f"{control.removesuffix('reseed')}{matched}", control) for control in controls]
     return [
         {"a": a, "b": b, **asdict(paired_bootstrap(judgements[a], judgements[b], key=(seed, a, b)))} for a, b in pairs
     ]

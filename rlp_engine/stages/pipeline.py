@@ -312,6 +312,6 @@ def _evaluate(config: RunConfig) -> StageSpec:
         kind="evaluate",
         version=1,
         inputs=inputs,
-        sections=("seed", "model", "compute", "generation", "evaluate", "train_rm", "sandbox"),
+        sections=("seed", "model", "compute", "generation", "evaluate", "train_rm", "refine_rm.reseed", "sandbox"),
         function="rlp_engine.stages.evaluate:run",
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.rows import read_prompts
@@ -55,10 +56,11 @@ def run(context: StageContext) -> dict[str, Any]:
         add_lora(policy.model, config.model.lora, seed=torch_seed(*seed_parts, "policy-lora"))
     else:
         reference = load_policy(context.inputs["sft_policy"], config.model, device=device).model
+    value_source = value_model_source(context, policy, reward_model.tokenizer)
     task = PpoTask(
         policy,
         reference=reference,
-        value_model=value_model(context, policy, reward_model.tokenizer, device),
+        value_model=value_model(context, value_source, device),
         scorer=scorer,
         template=template,
         prompts=prompts,
@@ -73,6 +75,7 @@ def run(context: StageContext) -> dict[str, Any]:
         context, task, after_step=lambda step: save_candidate(context, policy, step) if step in candidates else None
     )
     summary = {name: metrics[name] for name in ("reward", "kl", "length", "eos_share") if name in metrics}
+    summary["value_model_from"] = value_source
     if config.ppo.select == "last":
         save_policy(policy, context.out / "model")
         return {"steps": task.total_steps, **summary}
@@ -109,13 +112,18 @@ def reward_scale(
     return scale["mean"], scale["std"]
 
 
-def value_model(context: StageContext, policy: Policy, reward_tokenizer, device: torch.device) -> ValueModel:
-    """From the reward model's backbone; from the policy's when the tokenizers differ (METHOD 7.42)."""
-    source = "reward_model" if same_token_ids(policy.tokenizer, reward_tokenizer) else "sft_policy"
-    if source == "sft_policy":
-        context.reporter.line(
-            f"{context.spec.name}: the reward model has another tokenizer, so the value model starts from the policy"
-        )
+def value_model_source(context: StageContext, policy: Policy, reward_tokenizer: PreTrainedTokenizerBase) -> str:
+    """The input whose backbone the value model starts from: the reward model, or the policy when the tokenizers
+    differ (METHOD 7.42)."""
+    if same_token_ids(policy.tokenizer, reward_tokenizer):
+        return "reward_model"
+    context.reporter.line(
+        f"{context.spec.name}: the reward model has another tokenizer, so the value model starts from the policy"
+    )
+    return "sft_policy"
+
+
+def value_model(context: StageContext, source: str, device: torch.device) -> ValueModel:
     value = load_value(context.inputs[source], context.config.model, device=device)
     add_lora(value, context.config.model.lora, seed=torch_seed(context.config.seed, "value-lora"))
     return value

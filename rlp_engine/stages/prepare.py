@@ -28,13 +28,23 @@ def run(context: StageContext) -> dict[str, Any]:
         tables = file_tables(config.data, config.seed, context.reporter.warn)
     for name, rows in tables.items():
         write_jsonl(context.out / f"{name}.jsonl", rows)
-    shared = test_instructions_in_training(tables)
+    shared = test_instructions_in(tables, tables.keys() - {"test", "validation"})
     if shared:
         context.reporter.warn(
             f"{shared} of {len(tables['test'])} test instructions also stand in the training tables: "
             "their win-rate is not one on unseen instructions"
         )
-    return {"rows": {name: len(rows) for name, rows in tables.items()}, "test_instructions_in_training": shared}
+    in_validation = test_instructions_in(tables, {"validation"})
+    if in_validation:
+        context.reporter.warn(
+            f"{in_validation} of {len(tables['test'])} test instructions also stand in data.validation: "
+            "a checkpoint that ppo.select = `judge` chooses is chosen on them"
+        )
+    return {
+        "rows": {name: len(rows) for name, rows in tables.items()},
+        "test_instructions_in_training": shared,
+        "test_instructions_in_validation": in_validation,
+    }
 
 
 def sandbox_tables(world: World) -> dict[str, Rows]:
@@ -64,12 +74,12 @@ def file_tables(data: DataConfig, seed: int, warn: Callable[[str], None]) -> dic
     }
 
 
-def test_instructions_in_training(tables: dict[str, Rows]) -> int:
-    """Test instructions whose normalised text also stands in another table."""
+def test_instructions_in(tables: dict[str, Rows], names: set[str]) -> int:
+    """Test instructions whose normalised text also stands in one of the tables of these names."""
     seen = {
         normalised(prompt)
         for name, rows in tables.items()
-        if name not in ("test", "validation")
+        if name in names
         for prompt in (row if isinstance(row, Prompt) else row.prompt for row in rows)
     }
     return sum(normalised(prompt) in seen for prompt in tables.get("test", []))

@@ -37,7 +37,7 @@ def run(context: StageContext) -> dict[str, Any]:
     steps = steps_of(len(training) + len(synthetic), config.refine_rm.epochs, config.refine_rm.minibatch)
     reward_model = new_reward_model(context, device, seed_parts)
     template = PromptTemplate(config.model.template, reward_model.tokenizer)
-    settings = {"seed_parts": seed_parts, "total_steps": steps}
+    settings = {"seed_parts": seed_parts, "max_length": config.train_rm.max_length, "total_steps": steps}
     if method in MULTI_VIEW:
         answers = policy_answers(context)
         task = MultiViewTask(

@@ -28,8 +28,9 @@ def split_held_out(
     training would make the accuracy look better than it is. An instruction is known by its normalised text:
     in a file without ids every row has an id of its own.
     """
+    pairs = [pair for pair in pairs if pair.weight > 0]  # a pair of weight 0 teaches nothing: steps do not count it
     if held_out == 0:
-        return list(pairs), []
+        return pairs, []
     texts = [normalised(pair.prompt) for pair in pairs]
     counts = Counter(texts)
     instructions = list(counts)

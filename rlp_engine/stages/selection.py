@@ -84,7 +84,7 @@ def choose(selection: Selection, pipeline: Sequence[StageSpec], is_due: Callable
     if not names:
         raise ConfigError(
             "this run has no such stage" if selection.kinds else "no stage fits all of these options",
-            found=", ".join(f"{key.rstrip('_')}={value!r}" for key, value in vars(selection).items() if value),
+            found=_in_words(selection),
             want=", ".join(spec.name for spec in pipeline),
         )
     forced = _forced(selection, pipeline, names)
@@ -101,6 +101,13 @@ def _forced(selection: Selection, pipeline: Sequence[StageSpec], names: set[str]
     return frozenset(_matching(selection.force, selected, "--force"))
 
 
+def _in_words(selection: Selection) -> str:
+    """Such as `--only ppo, --round 2`."""
+    options = {"kinds": "stages of kind", "rounds": "--round", "methods": "--method"}
+    named = {options.get(key, f"--{key.rstrip('_')}"): value for key, value in vars(selection).items() if value}
+    return ", ".join(f"{option} {','.join(map(str, _several(value)))}" for option, value in named.items())
+
+
 def _several(value: str | Sequence[str]) -> Sequence[str]:
     """A text alone stands for a list of one; empty, for none."""
     return ([value] if value else []) if isinstance(value, str) else value
@@ -115,7 +122,8 @@ def _matching(patterns: str | Sequence[str], pipeline: Sequence[StageSpec], opti
         matches = matches or [name for name in names if name.startswith(f"{pattern.rstrip('/')}/")]
         matches = matches or fnmatch.filter(names, pattern)
         if not matches:
-            near = difflib.get_close_matches(pattern, names, n=1)
+            near = [name for name in names if pattern in name.split("/")][:1]
+            near = [f"{near[0].rpartition('/')[0]}"] if near else difflib.get_close_matches(pattern, names, n=1)
             raise ConfigError(
                 f"no stage '{pattern}' among those selected" if option == "--force" else f"no stage '{pattern}'",
                 where=option,

@@ -25,6 +25,7 @@ def run(context: StageContext) -> dict[str, Any]:
     device = prepare_device(config.compute)
     demonstrations = list(read_demonstrations(context.inputs["demonstrations"]))
     policy = starting_policy(context, demonstrations, device)
+    parameters = sum(parameter.numel() for parameter in policy.model.parameters())  # of the model that is saved
     add_lora(policy.model, config.model.lora, seed=torch_seed(config.seed, 0, "sft", "lora"))
     template = PromptTemplate(config.model.template, policy.tokenizer)
     task = SftTask(policy, template, demonstrations, config.sft, seed_parts=(config.seed, 0, "sft"))
@@ -32,7 +33,7 @@ def run(context: StageContext) -> dict[str, Any]:
     save_policy(policy, context.out / "model")
     return {
         "demonstrations": len(demonstrations),
-        "parameters": sum(p.numel() for p in policy.model.parameters()),
+        "parameters": parameters,
         "optimizer_steps": task.total_steps,
         "loss": metrics.get("loss"),
     }

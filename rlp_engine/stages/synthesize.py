@@ -44,7 +44,12 @@ def run(context: StageContext) -> dict[str, Any]:
     selection = context.spec.params["selection"]
     prompts = {prompt.prompt_id: prompt for prompt in read_prompts(context.inputs["unlabeled"])}
     equivalence = None if selection == "reward-pair" else load_equivalence(context)
-    decide = partial(decide_prompt, selection=selection, gamma=config.synthesize.min_confidence, key=(config.seed,))
+    decide = partial(
+        decide_prompt,
+        selection=selection,
+        gamma=config.synthesize.min_confidence,
+        key=(config.seed, context.spec.params["round"]),
+    )
     rows: list[tuple[PromptAnswers, list[int] | None, Decision]] = []
     vector_files = shard_files(context.inputs["rewards"])
     shards = iterate_folder(context.inputs["samples"])
@@ -123,7 +128,7 @@ def decide_prompt(
     gamma: float,
     key: tuple[int, ...],
 ) -> Decision:
-    """The pair of one prompt; the draw of y_l is keyed by (seed, prompt id) (METHOD 3.4)."""
+    """The pair of one prompt; the draw of y_l is keyed by (seed, round, prompt id) (METHOD 3.4)."""
     draw = float(uniforms(1, *key, "synthesize", prompt.prompt_id)[0])
     if selection == "reward-pair":
         return choose_reward_pair(rewards, draw)

@@ -23,7 +23,8 @@ def run(context: StageContext) -> dict[str, Any]:
     training, held_out = split_held_out(pairs, config.train_rm.held_out, config.seed)
     reward_model = new_reward_model(context, device, seed_parts)
     template = PromptTemplate(config.model.template, reward_model.tokenizer)
-    task = PairsTask(reward_model, template, training, config.train_rm, seed_parts=seed_parts)
+    max_length = config.train_rm.max_length
+    task = PairsTask(reward_model, template, training, config.train_rm, seed_parts=seed_parts, max_length=max_length)
     metrics = train(context, task)
     accuracy = save_and_check(context, reward_model, held_out)
     return {"pairs": len(training), "optimizer_steps": task.total_steps, "loss": metrics.get("loss"), **accuracy}

@@ -123,7 +123,7 @@ class MultiViewTask(Task):
         kind: uml, or one of its ablations (METHOD 2.5).
         seed_parts: (seed, round, stage name), the start of every random key.
         total_steps: of joint training, full minibatches; None = `config.epochs` passes over the pairs.
-        max_length: of prompt and response, tokens; None = the config's.
+        max_length: tokens of prompt and response, cut on the right.
     """
 
     def __init__(
@@ -136,10 +136,9 @@ class MultiViewTask(Task):
         *,
         kind: MultiViewKind,
         seed_parts: tuple[KeyPart, ...],
+        max_length: int,
         total_steps: int | None = None,
-        max_length: int | None = None,
     ) -> None:
-        max_length = max_length or config.max_length
         self.reward_model, self.config, self.kind = reward_model, config.multi_view, kind
         self.batches = PairBatches(reward_model, template, pairs, config, seed_parts=seed_parts, max_length=max_length)
         self.view_pairs = ViewPairs(

@@ -93,7 +93,7 @@ class PairsTask(Task):
 
     Args:
         total_steps: this many full minibatches instead of `epochs` passes, for a control that is matched in steps.
-        max_length: of prompt and response, tokens; None = the config's.
+        max_length: tokens of prompt and response, cut on the right.
     """
 
     def __init__(
@@ -104,12 +104,12 @@ class PairsTask(Task):
         config: RewardTrainingConfig,
         *,
         seed_parts: tuple[KeyPart, ...],
+        max_length: int,
         total_steps: int | None = None,
-        max_length: int | None = None,
     ) -> None:
         self.reward_model = reward_model
         self.batches = PairBatches(
-            reward_model, template, pairs, config, seed_parts=seed_parts, max_length=max_length or config.max_length
+            reward_model, template, pairs, config, seed_parts=seed_parts, max_length=max_length
         )
         own_steps = steps_of(self.batches.count, config.epochs, config.minibatch)
         self.total_steps = own_steps if total_steps is None else total_steps

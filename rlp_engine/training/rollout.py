@@ -86,8 +86,7 @@ class Collector:
         self.value_model.eval()
         prompts, prompt_ids, completions = self._sample(step)
         response_ids = [completion.token_ids for completion in completions]
-        texts = self.policy.tokenizer.batch_decode(response_ids, skip_special_tokens=True)
-        texts = [text.strip() for text in texts]
+        texts = [self.policy.answer_text(ids) for ids in response_ids]
         width = max(1, *map(len, response_ids)) if self.config.mask_padding else self.generation.max_new_tokens
         live_BT = live_mask(response_ids, width).to(self.device)
         read = [

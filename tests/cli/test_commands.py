@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 from cli_process import RLP, SANDBOX, environment
+
+from rlp_cli.execution import is_newest
+from rlp_engine.run.lock import RunLock
 
 PAST_SFT = ["collect", "train-rm", "ppo", "round-1/sample", "round-1/embed", "round-1/spg/synthesize"]
 PAST_SFT += ["round-1/spg/refine-rm", "round-1/spg/ppo", "evaluate"]
@@ -40,6 +44,65 @@ def test_a_dry_run_of_a_preset_makes_no_folder(rlp, tmp_path):
     assert "round-1/uml/ppo" in [row["stage"] for row in plan["stages"]]
     assert not [row["stage"] for row in plan["stages"] if "spg" in row["stage"]]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_ends_with_the_command_that_does_it(rlp, sft_run, tmp_path):
+    words = ["run", "--preset", "quickstart", tmp_path / "my run", "--set", "ppo.steps=3", "--until", "sft"]
+    last = rlp(*words, "--dry-run").stdout.splitlines()[-1]
+    run_dir = f"'{tmp_path}/my run'"
+    assert last.endswith(f"To do this: rlp run --preset quickstart {run_dir} --set ppo.steps=3 --until sft")
+    last = rlp("sft", "--dry-run", sft_run, "--force").stdout.splitlines()[-1]
+    assert last.endswith(f"To do this: rlp sft {sft_run} --force")
+
+
+def test_what_is_refused_creates_no_run(rlp, tmp_path):
+    words = ["run", "--preset", "alpacafarm", tmp_path / "new"]
+    dry, real = rlp(*words, "--dry-run", code=3), rlp(*words, code=3)
+    assert "stage collect needs collect.annotator.path" in real.stderr
+    assert dry.stderr == real.stderr
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "notes.txt").write_text("mine")
+    words = ["run", "--preset", "quickstart", tmp_path]
+    dry, real = rlp(*words, "--dry-run", code=3), rlp(*words, code=3)
+    assert dry.stderr == real.stderr
+    assert "holds other files already" in dry.stderr
+
+
+def test_only_files_that_the_chosen_stages_read_must_be_there(rlp, new_run):
+    judge = ["--set", "evaluate.judge.kind=reward-model", "--set", "evaluate.judge.path=/not/there"]
+    rlp("run", new_run, *judge, "--until", "train-rm", "--dry-run")
+    done = rlp("run", new_run, *judge, "--dry-run", code=3)
+    assert "error: evaluate.judge.path names a model folder that is not there" in done.stderr
+    done = rlp("run", new_run, *judge, "--set", "ppo.stepz=1", "--until", "sft", "--dry-run", code=3)
+    assert "error: evaluate.judge.path names" in done.stderr, "beside other problems all are told"
+    (new_run / "run.toml").write_text(SANDBOX.replace('judge.kind = "gold"', 'judge.kind = "reward-model"'))
+    done = rlp("config", "check", new_run, "--set", "evaluate.judge.path=/not/there", code=3)
+    assert "evaluate.judge.path names a model folder" in done.stderr
+
+
+def test_a_second_process_is_refused_and_changes_nothing(rlp, changeable_run):
+    with RunLock(changeable_run / "lock"):
+        before = snapshot(changeable_run)
+        for more in ([], ["--dry-run"]):
+            done = rlp("run", changeable_run, "--set", "ppo.steps=3", "--yes", *more, code=8)
+            assert "error: another process works on this run" in done.stderr
+        assert snapshot(changeable_run) == before
+        status = rlp("status", changeable_run).stdout
+        assert "working on it: pid" in status
+        assert status.splitlines()[-1] == f"{len(PAST_SFT)} of {len(PAST_SFT) + 2} stages are still to do"
+
+
+def test_the_page_is_written_again_when_it_is_older_than_the_results(tmp_path):
+    page, results = tmp_path / "report.html", tmp_path / "evaluate" / "stage.json"
+    assert not is_newest(page)
+    page.write_text("")
+    assert is_newest(page)
+    results.parent.mkdir()
+    results.write_text("")
+    os.utime(page, (1000, 1000))
+    assert not is_newest(page)
+    os.utime(results, (999, 999))
+    assert is_newest(page)
 
 
 def test_dry_run_of_a_run_shows_the_plan_and_writes_nothing(rlp, sft_run):
@@ -89,6 +152,10 @@ def test_status_verify_finds_one_changed_byte(rlp, changeable_run):
     done = rlp("status", changeable_run, "--verify", code=9)
     assert file.name in done.stderr
     assert "--force sft" in done.stderr
+    export = ["export", changeable_run, "--model", "policy", "--to", changeable_run / "copy"]
+    assert file.name in rlp(*export, code=9).stderr
+    file.write_bytes(data[:-1])
+    assert "would stop: an output of stage sft is damaged" in rlp("status", changeable_run).stdout
 
 
 def test_metrics_are_shown_counted_and_exported(rlp, sft_run):
@@ -100,7 +167,10 @@ def test_metrics_are_shown_counted_and_exported(rlp, sft_run):
     table = rlp("metrics", sft_run, "sft", "--last", "2").stdout.splitlines()
     assert table[0].split()[:2] == ["step", "loss"]
     assert len(table) == 3
-    assert "has logged no metrics" in rlp("metrics", sft_run, "collect", code=3).stderr
+    none = rlp("metrics", sft_run, "collect", code=3).stderr
+    assert "has logged no metrics" in none
+    assert "mend:  stages that have: sft\n" in none
+    assert "--csv does not go with" in rlp("metrics", sft_run, "sft", "--csv", "--json", code=2).stderr
     assert "did you mean 'sft'" in rlp("metrics", sft_run, "sfft", code=3).stderr
 
 

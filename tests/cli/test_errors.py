@@ -92,6 +92,28 @@ def test_a_stage_whose_input_is_missing_names_the_command_that_makes_it(rlp, new
     assert f"rlp run {new_run} --until " in done.stderr
 
 
+def test_places_in_a_data_file_name_the_file_once(rlp, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"prompt": "p", "chosen": "a", "reject": "b"}\n' * 3)
+    done = rlp("data", "check", file, "--as", "preferences", code=4)
+    assert f"  where: {file}:1 (also line 2, line 3)\n" in done.stderr
+    assert "--field NAME=ITS_NAME" in done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()[1:]] == ["  line 1", "  line 2", "  line 3"]
+
+
+def test_a_stage_that_is_not_there_is_told_in_the_words_of_the_command_line(rlp, new_run):
+    done = rlp("ppo", new_run, "--round", "7", code=3)
+    assert "  found: stages of kind ppo, --round 7\n" in done.stderr
+    assert "did you mean 'round-1/spg'?" in rlp("run", new_run, "--until", "spg", code=3).stderr
+
+
+def test_ctrl_c_outside_of_a_stage_is_no_bug():
+    code = BOOM.replace('RuntimeError("upload', 'KeyboardInterrupt("upload').format(words=["explode"])
+    environ = environment(MY_API_KEY="s3cret-of-mine")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=False)
+    assert (done.returncode, done.stderr) == (130, "warning: stopped by Ctrl-C\n")
+
+
 def test_bad_data_is_exit_4_with_its_line(rlp, tmp_path):
     file = tmp_path / "pairs.jsonl"
     good = json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"})

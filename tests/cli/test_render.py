@@ -86,13 +86,36 @@ def test_results_are_tables_of_policies_and_reward_models(monkeypatch):
     }
     show_results(Output(), results)
     assert stream.getvalue().splitlines() == [
-        "  policy               win-rate %     ±   score      kl   tokens   correct   style   length",
-        "  sft                        47.3   1.5       1       -      8.0       0.5    -0.1        0",
-        "  round-1/[b]spg[/b]         47.3   1.5       1   3.215      8.0       0.5    -0.1        0",
+        "  policy               win-rate %     ±   score     kl   tokens   correct    style",
+        "  sft                        47.3   1.5   1.000      -      8.0     0.500   -0.100",
+        "  round-1/[b]spg[/b]         47.3   1.5   1.000   3.21      8.0     0.500   -0.100",
         "",
-        "  reward model, accuracy % on samples of    sft   ppo",
-        "  train-rm                                 62.5     -",
+        "  accuracy % on samples of    sft   ppo",
+        "  train-rm                   62.5     -",
     ]
+
+
+def test_a_part_that_equals_the_score_by_chance_is_shown(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    row = {"name": "sft", "win_rate": 4.2, "standard_error": 4.2, "mean_score": -1.5, "kl": None, "mean_tokens": 8.0}
+    show_results(
+        Output(), {"policies": [row | {"parts": {"gold": -1.5, "correct": 0.0, "style": -1.5, "polite": 0.0}}]}
+    )
+    assert stream.getvalue().splitlines()[0].split()[-3:] == ["tokens", "correct", "style"]
+
+
+def test_results_of_many_branches_fit_into_100_columns(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    names = ["sft", "ppo", "round-1/spg", "round-1/uml", "round-1/reseed"]
+    row = {"win_rate": 47.26, "standard_error": 1.5, "mean_score": 1.0, "kl": 12.3, "mean_tokens": 123.4}
+    parts = {"gold": 1.0, "correct": 0.5, "style": -0.1, "sentence": 0.1, "polite": 0.2}
+    accuracy = {name: {"accuracy": 0.625} for name in names}
+    policies = [row | {"name": name, "parts": parts} for name in [*names, "round-1/reward-pair"]]
+    models = [{"name": name, "accuracy": accuracy} for name in ["train-rm", *names[2:]]]
+    show_results(Output(), {"policies": policies, "reward_models": models})
+    assert max(map(len, stream.getvalue().splitlines())) <= 100
 
 
 class Lines(ConsoleReporter):
@@ -115,7 +138,7 @@ def test_a_long_stage_has_a_line_at_intervals_and_at_both_ends(monkeypatch):
         reporter.step("ppo", step, 1000, {"clip_fraction": 0.1, "reward": step / 7}, 0.5)
     reporter.stage_finished("ppo", 500.0, {"reward": 1.0, "name": "not a number"})
     assert reporter.lines[0] == "ppo: run (not done yet)"
-    assert reporter.lines[1] == "  step    1 of 1000   reward 0.1429   clip_fraction 0.1   0.5 s"
+    assert reporter.lines[1] == "  step    1 of 1000   reward 0.143   0.5 s"
     assert reporter.lines[-2].startswith("  step 1000 of 1000")
     assert reporter.lines[-1] == "ppo: done in 8 min 20 s   reward 1"
     assert len(reporter.lines) == LINES_PER_STAGE + 1 + 2
@@ -125,6 +148,13 @@ def test_the_first_step_after_a_resume_has_a_line(monkeypatch):
     reporter = Lines(monkeypatch)
     reporter.step("ppo", 121, 600, {"reward": 1.0}, 0.5)
     assert reporter.lines == ["  step 121 of 600   reward 1   0.5 s"]
+
+
+def test_progress_without_a_terminal_names_its_stage(monkeypatch):
+    reporter = Lines(monkeypatch)
+    monkeypatch.setattr("rlp_cli.reporter.SECONDS_BETWEEN_LINES", -1.0)
+    reporter.progress("round-1/sample", 12, 388, "prompts")
+    assert reporter.lines == ["  round-1/sample: 12 of 388 prompts"]
 
 
 def test_verbose_shows_every_step_and_quiet_none(monkeypatch):
@@ -182,7 +212,8 @@ from rlp_cli.reporter import ConsoleReporter
 reporter = ConsoleReporter(Output())
 reporter.stage_started("ppo", "run", "[red]why[/red]")
 for step in range(1, 4):
-    reporter.step("ppo", step, 3, {"reward": 1.5}, 0.1)
+    values = {"reward": 1.5, "kl": 0.0012345, "length": 212.5, "eos_share": 0.97, "entropy": 0.12345, "loss": 0.1}
+    reporter.step("round-1/spg/ppo", step, 3, values, 0.1)
     reporter.line("[bold]model[/bold] says \\x1b[2J[/oops] hello")
 reporter.stage_finished("ppo", 1.0, {})
 """

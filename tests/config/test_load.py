@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 from rlp_engine.config.describe import batch_arithmetic, describe, differences
-from rlp_engine.config.load import create_run, load_preset, load_run, run_toml_text, set_values
+from rlp_engine.config.load import create_run, load_preset, load_run, require_new, run_toml_text, set_values
 from rlp_engine.config.presets import list_presets, preset_path
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.errors import ConfigError
@@ -222,6 +222,40 @@ def test_creating_a_run_touches_no_folder_that_holds_something(tmp_path):
     create_run(tmp_path / "run", name)
     with pytest.raises(ConfigError, match="holds a run already"):
         create_run(tmp_path / "run", name)
+
+
+def test_a_folder_that_cannot_be_made_is_no_bug(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="cannot create the run directory") as caught:
+        create_run(tmp_path / "file" / "run", list_presets()[0])
+    assert caught.value.found == "Not a directory"
+
+
+def test_a_run_is_new_where_nothing_stands(tmp_path):
+    require_new(tmp_path)
+    require_new(tmp_path / "not-there")
+    (tmp_path / "run.toml").write_text("")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        require_new(tmp_path)
+
+
+def test_missing_files_can_be_left_to_whoever_knows_what_is_read(run_dir):
+    sets = ["evaluate.judge.kind=reward-model", "evaluate.judge.path=/not/there"]
+    missing = load_run(run_dir, sets, refuse_missing=False).missing
+    assert list(missing) == ["evaluate.judge.path"]
+    assert missing["evaluate.judge.path"].where == "--set evaluate.judge.path"
+    with pytest.raises(ConfigError, match="model folder that is not there"):
+        load_run(run_dir, sets)
+    with pytest.raises(ConfigError) as caught:
+        load_run(run_dir, [*sets, "ppo.stepz=1"], refuse_missing=False)
+    assert len(caught.value.problems) == 2
+
+
+def test_what_a_key_is_can_be_asked_with_the_preset_named():
+    name = list_presets()[0]
+    with pytest.raises(ConfigError) as caught:
+        load_preset(name, ["ppo.stepz=1"])
+    assert caught.value.mend.endswith(f"All keys: rlp config show --preset {name}")
 
 
 def test_the_preset_of_a_run_is_fixed(tmp_path):

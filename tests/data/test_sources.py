@@ -287,3 +287,10 @@ def test_a_hub_that_cannot_be_reached_is_said_in_words(tmp_path):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.stdout.count("nobody/nothing") == 2, done.stderr
+
+
+def test_two_tables_of_one_file_draw_rows_of_their_own(file):
+    """The same stream for both would make the smaller table a part of the larger one."""
+    few = {prompt.instruction for prompt in load_prompts(file(limit=3), 0, table="test")}
+    many = {prompt.instruction for prompt in load_prompts(file(limit=6), 0, table="unlabeled")}
+    assert not few <= many

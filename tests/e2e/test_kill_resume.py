@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from tiny_run import RLP, metrics, outputs, rlp, rlp_environment
+from tiny_run import metrics, outputs, rlp, start_and_signal
 
 MIDDLE = {  # stage -> what is there when it is half-way
     "ppo": "checkpoints/step_000002/COMPLETE",
@@ -18,7 +16,6 @@ MIDDLE = {  # stage -> what is there when it is half-way
     "round-1/uml/refine-rm": "checkpoints/step_000006/COMPLETE",
     "round-1/spg/refine-rm": "checkpoints/step_000002/COMPLETE",
 }
-TIMEOUT_SECONDS = 120
 
 
 def without_stage(finished_run: Path, stage: str, to: Path) -> Path:
@@ -28,30 +25,10 @@ def without_stage(finished_run: Path, stage: str, to: Path) -> Path:
     return to
 
 
-def start_and_signal(run_dir: Path, stage: str, number: int) -> subprocess.Popen[str]:
-    """Start the stage, send the signal once it is half-way, and wait for the process to end."""
-    process = subprocess.Popen(
-        [*RLP, "run", str(run_dir), "--only", stage],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=rlp_environment(),
-    )
-    marker = run_dir / f"{stage}.partial" / MIDDLE[stage]
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not marker.exists():
-        assert process.poll() is None, f"{stage} ended before it was half-way:\n{process.communicate()[0]}"
-        assert time.monotonic() < deadline, f"{stage} never got half-way"
-        time.sleep(0.01)
-    process.send_signal(number)
-    process.wait(TIMEOUT_SECONDS)
-    return process
-
-
 @pytest.mark.parametrize("stage", MIDDLE)
 def test_sigkill_in_the_middle_changes_nothing_in_the_end(finished_run: Path, tmp_path: Path, stage: str):
     run_dir = without_stage(finished_run, stage, tmp_path / "killed")
-    process = start_and_signal(run_dir, stage, signal.SIGKILL)
+    process = start_and_signal(run_dir, stage, MIDDLE[stage], signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert not (run_dir / stage).exists(), "a half-done stage must not look done"
     rlp("run", run_dir, "--only", stage)
@@ -62,7 +39,7 @@ def test_sigkill_in_the_middle_changes_nothing_in_the_end(finished_run: Path, tm
 
 def test_ctrl_c_saves_a_checkpoint_says_how_to_go_on_and_loses_nothing(finished_run: Path, tmp_path: Path):
     run_dir = without_stage(finished_run, "ppo", tmp_path / "interrupted")
-    process = start_and_signal(run_dir, "ppo", signal.SIGINT)
+    process = start_and_signal(run_dir, "ppo", MIDDLE["ppo"], signal.SIGINT)
     said = process.stdout.read()
     assert process.returncode == 130
     assert "rlp run" in said

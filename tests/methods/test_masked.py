@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from rlp_engine.methods.masked import (
     counted,
-    live_tokens,
     masked_mean,
     masked_std,
     scale_only,
@@ -18,7 +17,7 @@ from rlp_engine.methods.masked import (
 NAN = math.nan
 VALUES = torch.tensor([[1.0, 3.0, NAN], [5.0, NAN, NAN]])
 COUNTS = torch.tensor([[True, True, False], [True, False, False]])
-EOS, PAD = 2, 0
+
 
 
 def test_mean_and_biased_std_of_one_three_five():
@@ -121,27 +120,6 @@ def test_masks_that_would_broadcast_or_are_not_bool_are_refused(counts):
 def test_a_denominator_of_0_is_refused():
     with pytest.raises(ValueError, match="denominator"):
         masked_mean(VALUES, COUNTS, denominator=0)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "live"),
-    [
-        ([5, 6, EOS, PAD], [1, 1, 1, 0]),  # through the EOS
-        ([EOS, PAD, PAD, PAD], [1, 0, 0, 0]),  # an immediate EOS is a response
-        ([5, EOS, 7, EOS], [1, 1, 0, 0]),  # the first EOS ends it
-        ([5, 6, 7, 8], [1, 1, 1, 1]),  # cut off by the limit
-        ([5, PAD, 7, PAD], [1, 1, 1, 0]),  # no EOS: through the last token that is not a pad
-        ([PAD, PAD, PAD, PAD], [0, 0, 0, 0]),
-        ([5, 3, EOS, PAD], [1, 1, 0, 0]),  # a second EOS token
-    ],
-)
-def test_live_tokens(tokens, live):
-    assert live_tokens(torch.tensor([tokens]), [EOS, 3], PAD).int().tolist() == [live]
-
-
-def test_a_pad_that_is_an_eos_is_refused():
-    with pytest.raises(ValueError, match="pad token 2 is an EOS"):
-        live_tokens(torch.tensor([[5, EOS]]), [EOS], EOS)
 
 
 def test_padding_counts_only_where_alpacafarm_is_wanted():

@@ -213,3 +213,14 @@ def test_code_that_comes_with_a_model_runs_only_when_the_config_says_so(llama_fo
     policy = load_policy(llama_folder, ModelConfig(trust_remote_code=True))
     assert type(policy.model).__name__ == "OddForCausalLM"
     assert list(tmp_path.rglob("it_ran"))
+
+
+def test_the_text_of_an_answer_has_no_eos_even_one_that_only_the_generation_config_names(tmp_path):
+    module = write_model(tmp_path)
+    module.generation_config.eos_token_id = [0, 5]  # 5 is the plain word "d" to the tokenizer
+    module.generation_config.save_pretrained(tmp_path)
+    policy = load_policy(tmp_path, MODEL)
+    assert policy.answer_text([2, 3, 5]) == "a b"
+    assert policy.answer_text([2, 5, 3, 0]) == "a d b"
+    assert policy.answer_text([2, 3]) == "a b"
+    assert policy.answer_text([]) == ""

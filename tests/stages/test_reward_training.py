@@ -33,3 +33,12 @@ def test_both_sides_keep_the_order_of_the_file_and_nothing_is_lost() -> None:
     assert len(training) + len(held_out) == 20
     assert split_held_out(pairs, 5, seed=3)[1] == held_out
     assert split_held_out(pairs, 5, seed=4)[1] != held_out
+
+
+def test_a_pair_of_weight_0_is_on_neither_side() -> None:
+    pairs = [pair(f"row-{i}", f"question {i}") for i in range(6)]
+    pairs[2] = PreferencePair(pairs[2].prompt, "yes", "no", weight=0.0)
+    training, held_out = split_held_out(pairs, 2, seed=0)
+    assert pairs[2] not in training + held_out
+    assert len(training + held_out) == 5
+    assert pairs[2] not in split_held_out(pairs, 0, seed=0)[0]

@@ -82,7 +82,13 @@ def pairs_task(folder: Path, pairs=PAIRS, total_steps=None, **changes) -> PairsT
     reward_model = reward_of(folder)
     config = RefineRmConfig(**({"epochs": 3, "minibatch": 5, "microbatch": 2, "optimizer": FAST} | changes))
     return PairsTask(
-        reward_model, template_of(reward_model), pairs, config, seed_parts=(1, 0, "rm"), total_steps=total_steps
+        reward_model,
+        template_of(reward_model),
+        pairs,
+        config,
+        seed_parts=(1, 0, "rm"),
+        max_length=64,
+        total_steps=total_steps,
     )
 
 
@@ -93,7 +99,9 @@ def multi_view_task(folder: Path, kind="uml", answers=ANSWERS, epochs=2, **chang
         epochs=epochs, minibatch=5, microbatch=5, optimizer=FAST, multi_view=MultiViewConfig(**views)
     )
     template = template_of(reward_model)
-    return MultiViewTask(reward_model, template, PAIRS, answers, config, kind=kind, seed_parts=(1, 1, "refine-rm"))
+    return MultiViewTask(
+        reward_model, template, PAIRS, answers, config, kind=kind, seed_parts=(1, 1, "refine-rm"), max_length=64
+    )
 
 
 def ppo_task(folder: Path, scorer=None, lora=None, reward_mean=0.0, reward_std=1.0, **changes) -> PpoTask:

@@ -1,0 +1,59 @@
+"""Which prompts a policy is asked, and what is said of the others."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from tokenizers import Regex, normalizers
+
+from rlp_engine.config.schema import ScratchConfig
+from rlp_engine.data.records import Prompt
+from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.errors import DataError
+from rlp_engine.models.scratch import build_tokenizer
+from rlp_engine.stages.answering import Answerer, short_enough
+
+INVISIBLE = Prompt("odd", "\u200b")  # a zero-width space
+
+
+@pytest.fixture
+def template() -> PromptTemplate:
+    """Words; as many published tokenizers do, it drops control characters."""
+    tokenizer = build_tokenizer(ScratchConfig(tokenizer="word"), ["one two three"])
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex("\u200b"), "")
+    return PromptTemplate("plain", tokenizer)
+
+
+def told(prompts: list[Prompt], template: PromptTemplate, limit: int) -> tuple[list[Prompt], list[str]]:
+    warnings: list[str] = []
+    context = SimpleNamespace(reporter=SimpleNamespace(warn=warnings.append))
+    return short_enough(context, prompts, template, limit), warnings
+
+
+def test_long_prompts_and_prompts_without_a_token_are_left_out_and_counted(template: PromptTemplate):
+    fits, long = Prompt("fits", "one two"), Prompt("long", "one two three")
+    kept, warnings = told([INVISIBLE, long, fits], template, 2)
+    assert kept == [fits]
+    assert warnings == [
+        "1 of 3 prompts are longer than generation.max_prompt_tokens = 2 and are left out",
+        "1 of 3 prompts have no token and are left out",
+    ]
+    assert told([fits], template, 2) == ([fits], [])
+
+
+def test_no_prompt_left_is_an_error_that_tells_why(template: PromptTemplate):
+    with pytest.raises(DataError, match="none of 2 prompts has between 1 and 1 tokens") as error:
+        told([INVISIBLE, Prompt("long", "one two")], template, 1)
+    assert error.value.found == "1 longer ones, 1 without a token"
+
+
+def test_a_prompt_without_a_token_cannot_be_answered_or_rewarded(template: PromptTemplate):
+    answerer = Answerer(None, template, None, rows=1, max_prompt_tokens=4, key=())
+    with pytest.raises(DataError) as error:
+        answerer.encode(INVISIBLE)
+    assert "odd" in error.value.where
+    with pytest.raises(DataError) as error:
+        template.encode_scored(INVISIBLE, "", 4)
+    assert "odd" in error.value.where
+    assert len(template.encode_scored(INVISIBLE, "one", 4)) == 1

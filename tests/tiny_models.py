@@ -1,0 +1,57 @@
+"""Tiny models of random weights that tests hand to the engine as anyone's folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from rlp_engine.config.schema import ModelConfig, ScratchConfig
+from rlp_engine.models.policy import save_policy
+from rlp_engine.models.scratch import build_scratch
+
+NLI_TEXT = "what is the capital of france paris london it yes no cold hot a big town in not who why when"
+NLI_LABELS = ["CONTRADICTION", "NEUTRAL", "ENTAILMENT"]
+
+
+def save_nli(folder: Path) -> Path:
+    """A three-label classifier with a word tokenizer, large weights so that its labels vary."""
+    vocab = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *NLI_TEXT.split()])}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=64,
+    )
+    config = BertConfig(
+        vocab_size=len(vocab),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        initializer_range=0.6,
+        id2label=dict(enumerate(NLI_LABELS)),
+        label2id={name: i for i, name in enumerate(NLI_LABELS)},
+    )
+    torch.manual_seed(66)  # a draw whose labels take all three values on the answers of semantics/test_nli.py
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_byte_model(folder: Path, texts: Iterable[str]) -> Path:
+    """A causal language model whose tokenizer cuts words into byte pairs of `texts`."""
+    scratch = ScratchConfig(
+        hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, tokenizer="bpe", vocab_size=300
+    )
+    save_policy(build_scratch(ModelConfig(init="scratch", scratch=scratch), texts, seed=1), folder)
+    return folder
