@@ -75,7 +75,7 @@ def write_report(run_dir: Path) -> Path:
 
 
 def _fixed(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: never "-0.00"
 
 
 def _accuracy(entry: dict[str, Any] | None) -> str:

@@ -86,7 +86,7 @@ def _place(problem: Problem, places: Mapping[KeyPath, str]) -> str:
     """Where the first of its keys that someone wrote stands."""
     for key in problem.keys:
         path = tuple(key.split("."))
-        for written, place in places.items():
-            if written == path or written[: len(path)] == path:
-                return place
+        below = [place for written, place in places.items() if written[: len(path)] == path]
+        if path in places or below:
+            return places[path] if path in places else below[0]
     return ""

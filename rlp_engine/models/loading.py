@@ -28,6 +28,8 @@ from rlp_engine.config.schema import ModelConfig
 from rlp_engine.errors import ModelError
 
 PAD_TOKEN = "[PAD]"
+if not torch.cuda.is_available():  # else DeepSpeed, where it is installed, prints that it looked for a GPU
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # What transformers raises for a folder, a file or a repository that is not what it should be.
 _LOADING_ERRORS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,10 +18,7 @@ from rlp_engine.training.steps import Task, run_steps
 def prepare_device(compute: ComputeConfig) -> torch.device:
     """Set the number of CPU threads and name the device of this process."""
     apply_threads(compute)
-    device = device_of(compute)
-    if device.type == "cpu":  # DeepSpeed, where it is installed, otherwise warns that it looked for a GPU
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    return device
+    return device_of(compute)
 
 
 def train(context: StageContext, task: Task, after_step: Callable[[int], None] | None = None) -> dict[str, float]:

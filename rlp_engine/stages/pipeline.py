@@ -27,6 +27,8 @@ DATA_TABLES = ("demonstrations", "preferences", "preference_instructions", "unla
 """Keys of [data], and the file of typed rows that `prepare` makes of each: NAME.jsonl."""
 
 _TRAINING = ("seed", "model", "compute", "checkpoint", "log")
+# What every branch reads of [refine_rm]: a key of the multi-view loss must not make the other branches stale.
+_REFINING = ("refine_rm.epochs", "refine_rm.minibatch", "refine_rm.microbatch", "refine_rm.optimizer")
 
 
 def build_pipeline(config: RunConfig) -> list[StageSpec]:
@@ -276,7 +278,7 @@ def _refine_rm(
         kind="refine-rm",
         version=1,
         inputs=inputs,
-        sections=(*_TRAINING, "train_rm", "refine_rm"),
+        sections=(*_TRAINING, "train_rm", *_REFINING, *(("refine_rm.multi_view",) if method in MULTI_VIEW else ())),
         function="rlp_engine.stages.refine_rm:run",
         params={"method": method, "round": round_number},
     )

@@ -108,9 +108,7 @@ class PairsTask(Task):
         total_steps: int | None = None,
     ) -> None:
         self.reward_model = reward_model
-        self.batches = PairBatches(
-            reward_model, template, pairs, config, seed_parts=seed_parts, max_length=max_length
-        )
+        self.batches = PairBatches(reward_model, template, pairs, config, seed_parts=seed_parts, max_length=max_length)
         own_steps = steps_of(self.batches.count, config.epochs, config.minibatch)
         self.total_steps = own_steps if total_steps is None else total_steps
         self.epochs = config.epochs if self.total_steps == own_steps else None

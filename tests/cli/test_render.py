@@ -98,21 +98,23 @@ def test_results_are_tables_of_policies_and_reward_models(monkeypatch):
 def test_a_part_that_equals_the_score_by_chance_is_shown(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
-    row = {"name": "sft", "win_rate": 4.2, "standard_error": 4.2, "mean_score": -1.5, "kl": None, "mean_tokens": 8.0}
+    row = {"name": "sft", "win_rate": 4.2, "standard_error": 4.2, "mean_score": -1.5, "kl": -1e-5, "mean_tokens": 8.0}
     show_results(
         Output(), {"policies": [row | {"parts": {"gold": -1.5, "correct": 0.0, "style": -1.5, "polite": 0.0}}]}
     )
-    assert stream.getvalue().splitlines()[0].split()[-3:] == ["tokens", "correct", "style"]
+    head, line = stream.getvalue().splitlines()
+    assert head.split()[-3:] == ["tokens", "correct", "style"]
+    assert line.split() == ["sft", "4.2", "4.2", "-1.500", "0.00", "8.0", "0.000", "-1.500"]
 
 
 def test_results_of_many_branches_fit_into_100_columns(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
-    names = ["sft", "ppo", "round-1/spg", "round-1/uml", "round-1/reseed"]
+    names = ["sft", "ppo", "round-1/spg", "round-1/uml", "round-1/reward-pair"]
     row = {"win_rate": 47.26, "standard_error": 1.5, "mean_score": 1.0, "kl": 12.3, "mean_tokens": 123.4}
     parts = {"gold": 1.0, "correct": 0.5, "style": -0.1, "sentence": 0.1, "polite": 0.2}
     accuracy = {name: {"accuracy": 0.625} for name in names}
-    policies = [row | {"name": name, "parts": parts} for name in [*names, "round-1/reward-pair"]]
+    policies = [row | {"name": name, "parts": parts} for name in [*names, "round-1/reseed"]]
     models = [{"name": name, "accuracy": accuracy} for name in ["train-rm", *names[2:]]]
     show_results(Output(), {"policies": policies, "reward_models": models})
     assert max(map(len, stream.getvalue().splitlines())) <= 100

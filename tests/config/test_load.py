@@ -258,6 +258,13 @@ def test_what_a_key_is_can_be_asked_with_the_preset_named():
     assert caught.value.mend.endswith(f"All keys: rlp config show --preset {name}")
 
 
+def test_a_table_set_to_a_value_is_wrong_where_it_was_set(run_dir):
+    (run_dir / "run.toml").write_text(SOUND + "\n[sft]\nepochs = 2\n")
+    with pytest.raises(ConfigError, match="'sft' is a table of keys") as caught:
+        load_run(run_dir, ["sft=3"])
+    assert caught.value.where == "--set sft"
+
+
 def test_the_preset_of_a_run_is_fixed(tmp_path):
     name = list_presets()[0]
     create_run(tmp_path / "run", name)

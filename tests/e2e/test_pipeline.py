@@ -127,3 +127,18 @@ def test_a_changed_key_reruns_what_depends_on_it_and_keeps_what_it_replaces(fini
     rlp("synthesize", copy, "--set", "synthesize.min_confidence=0.3", "--yes")
     assert list((copy / "superseded").rglob("decisions.jsonl"))
     rlp("status", copy, "--check", code=10)
+
+
+def planned(run_dir: Path, setting: str) -> set[str]:
+    """Stages that would run with this --set."""
+    plan = json.loads(rlp("run", run_dir, "--set", setting, "--dry-run", "--json").stdout)
+    return {row["stage"] for row in plan["stages"] if row["will"] != "skip"}
+
+
+def test_a_key_of_one_branch_leaves_the_others_alone_and_a_safe_key_all(finished_run: Path):
+    assert planned(finished_run, "refine_rm.multi_view.weight=0.1") == {
+        "round-1/uml/refine-rm",
+        "round-1/uml/ppo",
+        "evaluate",
+    }
+    assert planned(finished_run, "refine_rm.microbatch=16") == set()

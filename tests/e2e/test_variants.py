@@ -113,7 +113,8 @@ def resumed_run(adapter_run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     process = start_and_signal(run_dir, "ppo", "samples/step_000003.jsonl", signal.SIGKILL, *logging)
     assert process.returncode == -signal.SIGKILL
     shutil.copytree(run_dir / "ppo.partial", run_dir.with_name("killed"))
-    rlp("run", run_dir, *sets({"generation.rows": 7, "sample.shard_prompts": 50}), "--until", "round-1/sample")
+    other = sets({"generation.rows": 7, "sample.shard_prompts": 50})
+    rlp("run", run_dir, *other, "--until", "round-1/sample", "--yes")
     return run_dir
 
 

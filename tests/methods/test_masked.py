@@ -19,7 +19,6 @@ VALUES = torch.tensor([[1.0, 3.0, NAN], [5.0, NAN, NAN]])
 COUNTS = torch.tensor([[True, True, False], [True, False, False]])
 
 
-
 def test_mean_and_biased_std_of_one_three_five():
     assert masked_mean(VALUES, COUNTS).item() == 3.0
     assert masked_std(VALUES, COUNTS).item() == pytest.approx(math.sqrt(8 / 3), rel=1e-12)

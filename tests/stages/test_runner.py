@@ -293,7 +293,7 @@ def test_one_signal_stops_after_the_step_and_the_next_run_continues_to_the_same_
     out, _ = process.communicate(timeout=30)
     assert process.returncode == code
     assert "after step 2" in out
-    assert "run the same command again" in out
+    assert f"to continue: rlp run {run_dir}" in out
     assert not (run_dir / "lock").exists()
     assert not (run_dir / "sft").exists()
     planned = plan(run_dir, stages, config())[1]
