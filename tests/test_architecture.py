@@ -1,4 +1,4 @@
-"""Import directions of STYLE.md, read from the source: a package imports from those below it, never above."""
+"""Import directions that the README promises, read from the source: a package imports from those below it, never above."""
 
 from __future__ import annotations
 
