@@ -1,4 +1,4 @@
-"""Import directions that the README promises, read from the source: a package imports from those below it, never above."""
+"""Import directions that the README promises: a package imports from those to its right, never to its left."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Answers from a causal language model: prefill once a prompt, expand its cache, drop finished rows.
 
-Built for many answers to one prompt. The randomness of every
-token is keyed by its request and position, so neither the batch nor the order of the requests changes
-what is drawn, up to ties in the last bits of the logits. Shapes: P prompts, R live rows, L cached
-tokens, T new tokens, V vocabulary.
+Built for many answers to one prompt. The randomness of every token is keyed by its request and position,
+so neither the batch nor the order of the requests changes what is drawn, up to ties in the last bits of
+the logits. Shapes: P prompts, R live rows, L cached tokens, T new tokens, V vocabulary.
 """
 
 from __future__ import annotations
