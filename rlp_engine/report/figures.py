@@ -139,21 +139,20 @@ def scatter(marks: Sequence[tuple[Mark, float]], *, name: str, title: str, x_lab
 def bars(
     values: Sequence[tuple[str, float | None, int]], *, name: str, title: str, base: tuple[str, float] | None = None
 ) -> Markup:
-    """One bar an entry (label, value, colour), its number at its end; `base` = a dashed line and what it is."""
+    """One bar an entry (label, value, colour), its number right of it; `base` = a dashed line and what it is."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(3.7, 0.6 + 0.36 * len(values))
         known = [value for _, value, _ in values if value is not None and math.isfinite(value)]
         for row, (_, value, colour) in enumerate(values):
             if value is not None and math.isfinite(value):
                 axes.barh(row, value, 0.62, color=SERIES[colour])
-                side = 4 if value >= 0 else -4
+                # Right of the bar, which for a negative value is at 0: left of it stand the labels.
                 axes.annotate(
                     _short(float(f"{value:.4g}")),
-                    (value, row),
-                    xytext=(side, 0),
+                    (max(value, 0.0), row),
+                    xytext=(4, 0),
                     textcoords="offset points",
                     va="center",
-                    ha="left" if value >= 0 else "right",
                     color=INK,
                 )
         if base is not None:
