@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +120,6 @@ class Work:
     def from_json(cls, values: Mapping[str, Any]) -> Work:
         inputs = {name: InputDigest(**value) for name, value in values["inputs"].items()}
         return cls(values["version"], dict(values["params"]), dict(values["config"]), inputs)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     def fingerprint(self, safe: frozenset[str]) -> str:
         """sha256 as hex; "" while an input is not known."""

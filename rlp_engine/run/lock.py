@@ -52,9 +52,6 @@ class Owner:
     def me(cls) -> Owner:
         return cls(socket.gethostname(), os.getpid(), process_start(os.getpid()) or "", utc_now())
 
-    def same_process(self, other: Owner) -> bool:
-        return (self.host, self.pid, self.process_started) == (other.host, other.pid, other.process_started)
-
     def __str__(self) -> str:
         return f"pid {self.pid} on {self.host}, since {self.since}"
 

@@ -19,6 +19,7 @@ from rlp_engine.errors import DataError
 from rlp_engine.generation.native import Request, Sampling, generate
 from rlp_engine.models.policy import Policy
 from rlp_engine.randomness import KeyPart
+from rlp_engine.run.signals import StopSignal
 from rlp_engine.stages.common import shard_files, shards
 from rlp_engine.stages.spec import StageContext
 
@@ -34,17 +35,16 @@ class Answerer:
     max_prompt_tokens: int
     key: tuple[KeyPart, ...]  # (seed, round, stage, visit)
 
-    def answer(self, prompts: Sequence[Prompt], draws: int, *, first_draw: int = 0, stop=None) -> list[Sample]:
-        """`draws` answers to each prompt, in the order of the prompts; draw numbers start at `first_draw`."""
-        numbers = range(first_draw, first_draw + draws)
+    def answer(self, prompts: Sequence[Prompt], draws: int, *, stop: StopSignal | None = None) -> list[Sample]:
+        """`draws` answers to each prompt, in the order of the prompts."""
         requests = [
             Request(prompt_ids=ids, key=(*self.key, prompt.prompt_id, draw))
             for prompt in prompts
             for ids in [self.encode(prompt)]
-            for draw in numbers
+            for draw in range(draws)
         ]
         completions = generate(self.policy.model, requests, self.sampling, rows=self.rows, stop=stop)
-        wanted = [(prompt, draw) for prompt in prompts for draw in numbers]
+        wanted = [(prompt, draw) for prompt in prompts for draw in range(draws)]
         return [
             Sample(
                 prompt_id=prompt.prompt_id,
