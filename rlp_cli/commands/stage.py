@@ -50,7 +50,7 @@ def command_for(kind: str) -> Callable[..., None]:
             kinds=(kind,),
             rounds=() if round_number is None else (round_number,),
             methods=[name.strip() for name in method.split(",") if name.strip()],
-            force=(f"*{kind}",) if force else (),
+            force=(f"*{kind}*",) if force else (),
         )
         write = partial(set_values, run_dir, sets, refuse_missing=False) if sets else None
         run_stages(output, run_dir, resolved, selection, dry_run=dry_run, write=write)

@@ -58,6 +58,10 @@ def _methods(config: RunConfig) -> Iterator[Problem]:
             yield Problem(
                 ("methods",), f"there is no method '{name}'", f"{nearest(name, METHODS)}Methods: {', '.join(METHODS)}"
             )
+    for name in config.curve.methods:
+        if name != "ppo" and name not in config.methods:
+            what = f"curve.methods names '{name}', which is no branch of this run"
+            yield Problem(("curve.methods", "methods"), what, f"name some of: ppo, {', '.join(config.methods)}")
     doubled = sorted({name for name in config.methods if config.methods.count(name) > 1})
     if doubled:
         yield Problem(("methods",), f"methods names {', '.join(doubled)} more than once", "name each method once")

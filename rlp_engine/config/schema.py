@@ -62,6 +62,7 @@ class SandboxConfig(Section):
 
     seed: NonNegative = Field(0, description="seed of the world: facts, forms, demonstrations")
     facts: Positive = Field(94, le=94, description="facts that are demonstrated, of eight kinds; fewer make a smaller world")
+    preferences_about: Literal["same", "other"] = Field("same", description="facts that the preference instructions ask about: those of U, validation and test, or as many others (D then stands far from U)")
     preference_facts: Positive = Field(47, le=94, description="of these, the facts that preferences, U, validation and test ask about (4, 20, 2 and 4 questions each)")
     demonstrations_per_form: Positive = Field(7, description="answers to each of a fact's 6 demonstrated forms")
 
@@ -69,6 +70,10 @@ class SandboxConfig(Section):
     def _not_more_than_all(self) -> SandboxConfig:
         if self.preference_facts > self.facts:
             raise ValueError(f"preference_facts ({self.preference_facts}) must not pass facts ({self.facts})")
+        if self.preferences_about == "other" and 2 * self.preference_facts > self.facts:
+            raise ValueError(
+                f"preferences_about = 'other' needs twice preference_facts ({self.preference_facts}) among facts ({self.facts})"
+            )
         return self
 
 
@@ -269,6 +274,13 @@ class PpoConfig(Section):
     health: HealthConfig = HealthConfig()
 
 
+class CurveConfig(Section):
+    """Gold against KL (Gao et al. 2023): every reward model also trains a policy at other weights of the KL penalty."""
+
+    kl_coefficients: list[NonNegativeFloat] = Field([], description="values of ppo.kl_coefficient besides its own; each adds a ppo stage to every branch, judged beside the others. P stays the samples of the policy at ppo.kl_coefficient")
+    methods: list[str] = Field([], description="branches with a curve, `ppo` = the first reward model; empty = all")
+
+
 class SampleConfig(Section):
     """n answers an instruction from the policy (METHOD 1, stage 4a)."""
 
@@ -307,6 +319,7 @@ class SynthesizeConfig(Section):
 class EvaluateConfig(Section):
     """Win-rates of every policy and accuracies of every reward model (METHOD 6)."""
 
+    instructions: Literal["test", "validation"] = Field("test", description="table of [data] that is judged; choose settings on `validation`, report on `test`")
     temperature: PositiveFloat = Field(0.7, description="[P]")
     top_p: PositiveFloat = Field(0.9, le=1.0, description="[AF] decoding default")
     best_of_n: NonNegative = Field(16, description="n of the best-of-n baseline, SFT samples at T = 1, highest stage-2 reward; 0 = none [we, METHOD 7.46]")
@@ -346,6 +359,7 @@ class RunConfig(Section):
     collect: CollectConfig = CollectConfig()
     train_rm: TrainRmConfig = TrainRmConfig()
     ppo: PpoConfig = PpoConfig()
+    curve: CurveConfig = CurveConfig()
     sample: SampleConfig = SampleConfig()
     embed: EmbedConfig = EmbedConfig()
     synthesize: SynthesizeConfig = SynthesizeConfig()

@@ -29,18 +29,20 @@ SERIES = 8  # colours in style.css; later methods share the last
 
 @dataclass(frozen=True)
 class Name:
-    """A stage's or policy's full name taken apart: "round-1/spg/ppo" -> round 1, method spg."""
+    """A stage's or policy's full name taken apart: "round-1/spg-kl0.05" -> round 1, method spg, KL coefficient 0.05."""
 
     full: str
     round: int
     method: str
+    kl_coefficient: str = ""  # of a point of the curve; "" = the one of [ppo]
 
     @property
     def label(self) -> str:
         base = LABELS.get(self.method, self.method)
         if match := re.fullmatch(r"best-of-(\d+)", self.method):
             base = f"Best of {match[1]}"
-        return f"{base} (round {self.round})" if self.round > 1 else base
+        base = f"{base} (round {self.round})" if self.round > 1 else base
+        return f"{base}, KL coefficient {self.kl_coefficient}" if self.kl_coefficient else base
 
     @property
     def note(self) -> str:
@@ -48,11 +50,12 @@ class Name:
 
 
 def parse(full: str) -> Name:
-    parts = full.split("/")
+    branch, _, kl_coefficient = full.partition("-kl")
+    parts = branch.split("/")
     match = re.fullmatch(r"round-(\d+)", parts[0])
     if match and len(parts) > 1:
-        return Name(full, int(match[1]), parts[1])
-    return Name(full, 0, parts[0])
+        return Name(full, int(match[1]), parts[1], kl_coefficient)
+    return Name(full, 0, parts[0], kl_coefficient)
 
 
 def colours(names: Iterable[str]) -> dict[str, int]:

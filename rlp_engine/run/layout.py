@@ -24,7 +24,8 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 PARTIAL_SUFFIX = ".partial"
 
-_STAGE_NAME = re.compile(r"[a-z0-9][a-z0-9+_-]*(/[a-z0-9][a-z0-9+_-]*)*")
+_PART = r"[a-z0-9](?:[a-z0-9+_-]|(?<=[0-9])\.(?=[0-9]))*"  # a dot only inside a number: ppo-kl0.05
+_STAGE_NAME = re.compile(f"{_PART}(/{_PART})*")
 _TAKEN = {"logs", "superseded"}
 
 

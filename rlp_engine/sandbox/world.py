@@ -38,7 +38,7 @@ class Question:
 
 
 def deal_facts(config: SandboxConfig) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
-    """The facts of this world, and those of them that preferences, U, validation and test ask about.
+    """The facts of this world, and those of them that U, validation, test and by default preferences ask about.
 
     Both hold every kind in its share of the 94: kinds take turns, each in an order of its own.
     """
@@ -53,10 +53,14 @@ def deal_facts(config: SandboxConfig) -> tuple[tuple[Fact, ...], tuple[Fact, ...
 
 def questions(config: SandboxConfig, split: str) -> list[Question]:
     """The questions of a split, grouped by fact."""
-    facts, preference_facts = deal_facts(config)
+    facts, asked_facts = deal_facts(config)
+    if split == "demonstrations":
+        asked_facts = facts
+    elif split == "preference" and config.preferences_about == "other":
+        asked_facts = facts[len(asked_facts) : 2 * len(asked_facts)]
     first, last = _bounds(split)
     asked = []
-    for fact in facts if split == "demonstrations" else preference_facts:
+    for fact in asked_facts:
         order = permutation(len(FORMS), "sandbox", config.seed, "forms", fact.fact_id)
         forms = [FORMS[i] for i in sorted(order[first:last])]
         if split == "unlabeled":

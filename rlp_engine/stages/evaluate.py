@@ -53,7 +53,7 @@ class Judged:
 
 def run(context: StageContext) -> dict[str, Any]:
     device = prepare_device(context.config.compute)
-    prompts = list(read_prompts(context.inputs["test"]))
+    prompts = list(read_prompts(context.inputs["instructions"]))
     judge = build_judge(context.config.evaluate.judge, context, "judge", device)
     policies = [judge_policy(context, name, prompts, judge, device) for name in policy_names(context)]
     if context.config.evaluate.best_of_n:
@@ -298,7 +298,7 @@ def paired_differences(
 ) -> list[dict[str, Any]]:
     """PPO against SFT, every method against PPO, and against the reseed control the method whose steps it matches."""
     pairs = [("ppo", SFT)]
-    methods = [name for name in names if name.startswith("round-")]
+    methods = [name for name in names if name.startswith("round-") and "-kl" not in name]  # a curve is read as one
     pairs += [(method, "ppo") for method in methods]
     controls = [name for name in methods if name.endswith("/reseed")]
     pairs += [(f"{control.removesuffix('reseed')}{matched}", control) for control in controls]

@@ -10,6 +10,7 @@
     round-1/METHOD/synthesize     samples -> synthetic pairs (SPG)
     round-1/METHOD/refine-rm      D, samples, synthetic pairs -> refined r
     round-1/METHOD/ppo            SFT policy + refined r -> policy          (line 5)
+    ..ppo-kl0.05                  the same at another weight of the KL penalty ([curve])
     evaluate                      all policies and reward models -> win-rates, accuracies
 
 In the first round the methods are siblings: they share everything above `METHOD/`. From the second
@@ -18,6 +19,8 @@ reward model that trained the sampled policy. A stage's module is imported only 
 """
 
 from __future__ import annotations
+
+from decimal import Decimal
 
 from rlp_engine.config.schema import MULTI_VIEW, SYNTHESIS, DataFile, RunConfig
 from rlp_engine.errors import ConfigError
@@ -36,7 +39,7 @@ def build_pipeline(config: RunConfig) -> list[StageSpec]:
     stages = [_prepare(config)]
     if not config.sft.ready_model:
         stages.append(_sft(config))
-    stages += [_collect(config), _train_rm(config), _ppo(config, "ppo", reward="train-rm", round_number=0)]
+    stages += [_collect(config), _train_rm(config), *_policies(config, "ppo", "", reward="train-rm", round_number=0)]
     for round_number in range(1, config.rounds + 1):
         stages += _round(config, round_number)
     return [*stages, _evaluate(config)]
@@ -71,7 +74,7 @@ def _tables_of(config: RunConfig, kinds: set[str]) -> dict[str, str]:
     if "ppo" in kinds and config.ppo.select == "judge":
         tables["validation"] = "ppo"
     if "evaluate" in kinds:
-        tables["test"] = "evaluate"
+        tables[config.evaluate.instructions] = "evaluate"
     return tables
 
 
@@ -163,7 +166,31 @@ def _reward_init(config: RunConfig) -> StageInput:
     return StageInput("backbone", stage=policy.stage, path=policy.path)
 
 
-def _ppo(config: RunConfig, name: str, *, reward: str, round_number: int) -> StageSpec:
+def curve_points(config: RunConfig, method: str) -> dict[str, float]:
+    """What a branch's name gains at each further weight of the KL penalty: {"-kl0.05": 0.05}."""
+    if config.curve.methods and method not in config.curve.methods:
+        return {}
+    points = sorted(set(config.curve.kl_coefficients) - {config.ppo.kl_coefficient})
+    return {f"-kl{_decimal(point)}": point for point in points}
+
+
+def _decimal(number: float) -> str:
+    """Shortest digits, never an exponent: 0.05, 2, 0.00001."""
+    return f"{Decimal(repr(number)).normalize():f}"
+
+
+def _policies(config: RunConfig, method: str, folder: str, *, reward: str, round_number: int) -> list[StageSpec]:
+    """The policy of one reward model, and those of its curve."""
+    points = {"": None} | curve_points(config, method)
+    return [
+        _ppo(config, f"{folder}ppo{suffix}", reward=reward, round_number=round_number, kl_coefficient=value)
+        for suffix, value in points.items()
+    ]
+
+
+def _ppo(
+    config: RunConfig, name: str, *, reward: str, round_number: int, kl_coefficient: float | None = None
+) -> StageSpec:
     inputs = (
         sft_policy(config),
         StageInput("reward_model", stage=reward, path="model"),
@@ -181,7 +208,7 @@ def _ppo(config: RunConfig, name: str, *, reward: str, round_number: int) -> Sta
         inputs=inputs,
         sections=sections,
         function="rlp_engine.stages.ppo:run",
-        params={"round": round_number},
+        params={"round": round_number} | ({} if kl_coefficient is None else {"kl_coefficient": kl_coefficient}),
     )
 
 
@@ -242,7 +269,7 @@ def _branch(config: RunConfig, method: str, *, branch: str, shared: str, round_n
         if method != "reseed" or round_number == 1:
             stages.append(_synthesize(config, synthesis, SYNTHESIS[matched], shared=shared, round_number=round_number))
     stages.append(_refine_rm(config, method, branch, synthesis=synthesis, shared=shared, round_number=round_number))
-    stages.append(_ppo(config, f"{branch}/ppo", reward=f"{branch}/refine-rm", round_number=round_number))
+    stages += _policies(config, method, f"{branch}/", reward=f"{branch}/refine-rm", round_number=round_number)
     return stages
 
 
@@ -286,10 +313,14 @@ def _refine_rm(
 
 def policies(config: RunConfig) -> dict[str, str]:
     """Name of each trained policy in the results -> the stage that made it, in the order of the pipeline."""
-    names = {"ppo": "ppo"}
+    branches = {"ppo": ("ppo", "ppo")}  # name -> method, stage
     for round_number in range(1, config.rounds + 1):
-        names |= {f"round-{round_number}/{m}": f"round-{round_number}/{m}/ppo" for m in config.methods}
-    return names
+        branches |= {f"round-{round_number}/{m}": (m, f"round-{round_number}/{m}/ppo") for m in config.methods}
+    return {
+        f"{name}{suffix}": f"{stage}{suffix}"
+        for name, (method, stage) in branches.items()
+        for suffix in ("", *curve_points(config, method))
+    }
 
 
 def reward_models(config: RunConfig) -> dict[str, str]:
@@ -306,7 +337,7 @@ def _evaluate(config: RunConfig) -> StageSpec:
         sft_policy(config),
         *(StageInput(f"policy:{name}", stage=stage, path="model") for name, stage in policies(config).items()),
         *(StageInput(f"reward:{name}", stage=stage, path="model") for name, stage in reward_models(config).items()),
-        _rows("test"),
+        StageInput("instructions", stage="prepare", path=f"{config.evaluate.instructions}.jsonl"),
         *_external("judge", judge.path if judge.kind == "reward-model" else ""),
     )
     return StageSpec(

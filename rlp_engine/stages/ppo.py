@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from rlp_engine.config.schema import PpoConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.rows import read_prompts
 from rlp_engine.data.templates import PromptTemplate
@@ -64,7 +65,7 @@ def run(context: StageContext) -> dict[str, Any]:
         scorer=scorer,
         template=template,
         prompts=prompts,
-        config=config.ppo,
+        config=ppo_config(context),
         generation=config.generation,
         seed_parts=seed_parts,
         reward_mean=mean,
@@ -80,6 +81,14 @@ def run(context: StageContext) -> dict[str, Any]:
         save_policy(policy, context.out / "model")
         return {"steps": task.total_steps, **summary}
     return {"steps": task.total_steps, **summary, **choose_candidate(context, template, device)}
+
+
+def ppo_config(context: StageContext) -> PpoConfig:
+    """[ppo], with the weight of the KL penalty that a point of the curve asks for."""
+    config = context.config.ppo
+    if "kl_coefficient" in context.spec.params:
+        return config.model_copy(update={"kl_coefficient": context.spec.params["kl_coefficient"]})
+    return config
 
 
 def reward_scale(
