@@ -42,6 +42,7 @@ def test_the_sandbox_config_breaks_no_rule():
         ({"methods": ["spg", "uml", "spg"]}, "methods"),
         ({"methods": ["uml", "reseed"]}, "refine_rm.reseed.match"),
         ({"methods": ["reseed"], "refine_rm": {"reseed": {"match": "reseed"}}}, "refine_rm.reseed.match"),
+        ({"methods": ["spg"], "curve": {"methods": ["ppo", "uml"]}}, "curve.methods"),
         ({"sft": {"minibatch": 8, "microbatch": 3}}, "sft.minibatch"),
         ({"train_rm": {"minibatch": 8, "microbatch": 3}}, "train_rm.minibatch"),
         ({"refine_rm": {"minibatch": 8, "microbatch": 16}}, "refine_rm.minibatch"),

@@ -405,3 +405,40 @@ def test_an_nli_model_clusters_the_answers(files_run: Path):
     statistics = json.loads((files_run / "round-1" / "spg" / "synthesize" / "statistics.json").read_text())
     assert statistics["comparisons"] <= statistics["nli_calls"] <= 2 * statistics["comparisons"]
     assert len(statistics["confidence_histogram"]) > 1
+
+
+# --- gold against KL, on the validation instructions
+
+
+@pytest.fixture(scope="module")
+def curve_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, str]]]:
+    """A finished run that then gets a curve, and what it held before."""
+    run_dir = tmp_path_factory.mktemp("runs") / "curve"
+    settings = TINY | {"methods": ["spg"], "evaluate.instructions": "validation"}
+    rlp("run", run_dir, "--preset", "quickstart", *sets(settings))
+    before = outputs(run_dir)
+    rlp("run", run_dir, "--yes", *sets({"curve.kl_coefficients": [0.01, 20.0]}))
+    return run_dir, before
+
+
+def test_a_curve_on_a_finished_run_trains_its_policies_and_does_nothing_again(curve_run):
+    run_dir, before = curve_run
+    after = outputs(run_dir)
+    assert after.keys() - before.keys() == {f"{f}ppo-{k}" for f in ("", "round-1/spg/") for k in ("kl0.01", "kl20")}
+    assert all(after[stage] == before[stage] for stage in before if stage != "evaluate")
+
+
+def test_a_larger_weight_of_the_penalty_keeps_the_policy_nearer(curve_run):
+    run_dir, _ = curve_run
+    first = [metrics(run_dir, stage)[0] for stage in ("ppo-kl0.01", "ppo", "ppo-kl20")]
+    assert [row["kl_coefficient"] for row in first] == [0.01, 0.2, 20.0]
+    assert first[0]["reward"] == first[2]["reward"], "points of a curve draw the same first answers"
+    policies = {row["name"]: row for row in json.loads((run_dir / "evaluate/results.json").read_text())["policies"]}
+    assert policies["ppo-kl20"]["kl"] < policies["ppo-kl0.01"]["kl"]
+    assert "round-1/spg-kl0.01" in policies
+
+
+def test_validation_instructions_are_judged_when_asked_for(curve_run):
+    run_dir, _ = curve_run
+    asked = {row["instruction"] for row in rows(run_dir / "prepare" / "validation.jsonl")}
+    assert {row["instruction"] for row in rows(run_dir / "evaluate" / "annotations.jsonl")} == asked

@@ -288,6 +288,8 @@ def test_a_method_keeps_its_colour_and_methods_differ() -> None:
         ("round-1/spg/ppo", "RLP-SPG"),
         ("round-3/uml+spg/ppo", "RLP-UML+SPG (round 3)"),
         ("round-1/reseed/refine-rm", "Control"),
+        ("round-1/spg-kl0.05", "RLP-SPG, KL coefficient 0.05"),
+        ("ppo-kl2", "PPO, KL coefficient 2"),
         ("something", "something"),
     ],
 )

@@ -120,3 +120,15 @@ def test_distractors_are_three_different_wrong_answers(world):
         assert len(set(distractors)) == 3
         assert not set(distractors) & fact.answers
         assert all(len(wrong) == fact.num_values for wrong in distractors)
+
+
+def test_preferences_may_ask_about_other_facts_and_nothing_else_changes(world):
+    far = World(SandboxConfig(seed=1, preferences_about="other"))
+    asked = {split: {fact_of(prompt) for prompt in far.prompts(split)} for split in SPLITS}
+    assert not asked["preference"] & asked["unlabeled"]
+    assert len(asked["preference"]) == 47
+    assert asked["unlabeled"] == asked["validation"] == asked["test"]
+    assert far.demonstrations() == world.demonstrations()
+    assert all(far.prompts(split) == world.prompts(split) for split in SPLITS if split != "preference")
+    with pytest.raises(ValidationError, match="twice preference_facts"):
+        SandboxConfig(preference_facts=48, preferences_about="other")
