@@ -393,7 +393,20 @@ def test_a_hub_model_is_told_by_its_name_and_revision(run_dir, stages):
 
 
 @pytest.mark.parametrize(
-    "names", [["a", "a"], ["../a"], ["/a"], ["a", "a/b"], ["superseded"], ["logs/a"], ["A"], ["a.partial"], ["0.partial"], ["a/.."], ["kl0."]]
+    "names",
+    [
+        ["a", "a"],
+        ["../a"],
+        ["/a"],
+        ["a", "a/b"],
+        ["superseded"],
+        ["logs/a"],
+        ["A"],
+        ["a.partial"],
+        ["0.partial"],
+        ["a/.."],
+        ["kl0."],
+    ],
 )
 def test_names_that_would_collide_or_leave_the_run_are_refused(names):
     specs = [StageSpec(name, "k", 1, (), (), "m:f") for name in names]
