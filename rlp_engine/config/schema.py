@@ -64,6 +64,7 @@ class SandboxConfig(Section):
     facts: Positive = Field(94, le=94, description="facts that are demonstrated, of eight kinds; fewer make a smaller world")
     preferences_about: Literal["same", "other"] = Field("same", description="facts that the preference instructions ask about: those of U, validation and test, or as many others (D then stands far from U)")
     preference_facts: Positive = Field(47, le=94, description="of these, the facts that preferences, U, validation and test ask about (4, 20, 2 and 4 questions each)")
+    style_weight: NonNegativeFloat = Field(1.0, description="weight of style in the gold reward, beside 1.6 for a right answer: at 1 most of what a policy can gain is style, at 0 all of it is correctness")
     demonstrations_per_form: Positive = Field(7, description="answers to each of a fact's 6 demonstrated forms")
 
     @model_validator(mode="after")

@@ -51,11 +51,11 @@ class World:
         Raises:
             DataError: the prompt is not a question of the sandbox.
         """
-        return gold.gold(fact_of(prompt), text, finish_reason)
+        return gold.gold(fact_of(prompt), text, finish_reason, self.config.style_weight)
 
     def gold_parts(self, prompt: Prompt, text: str, finish_reason: str = "stop") -> dict[str, float]:
         """The true reward and what it is made of: gold = correct + style, and the terms of style."""
-        return gold.gold_parts(fact_of(prompt), text, finish_reason)
+        return gold.gold_parts(fact_of(prompt), text, finish_reason, self.config.style_weight)
 
     def same_meaning(self, prompt: Prompt, text_a: str, text_b: str) -> bool:
         """Whether two answers to the prompt claim the same; exact, symmetric and transitive."""

@@ -21,12 +21,13 @@ UNCLEAR = -0.3  # says nothing, too little, or several things
 UNFINISHED = -1.0  # cut off by the token limit
 
 
-def gold_parts(fact: Fact, text: str, finish_reason: str = "stop") -> dict[str, float]:
+def gold_parts(fact: Fact, text: str, finish_reason: str = "stop", style_weight: float = 1.0) -> dict[str, float]:
     """What each property of an answer is worth; `gold` is the sum.
 
     Returns:
         `correct` (0 or 1.6), `style` (the sum of all that follows), and its terms `sentence`, `polite`,
-        `hedge`, `repetition`, `length`, `unclear`, `unfinished`. `gold` = correct + style, at most 2.8.
+        `hedge`, `repetition`, `length`, `unclear`, `unfinished`, all times `style_weight`.
+        `gold` = correct + style, at most 2.8 when the weight is 1.
     """
     meaning = read_answer(fact, text)
     style = {
@@ -38,10 +39,11 @@ def gold_parts(fact: Fact, text: str, finish_reason: str = "stop") -> dict[str, 
         "unclear": UNCLEAR * (len(meaning.claims) != fact.num_values),
         "unfinished": UNFINISHED * (finish_reason != "stop"),
     }
+    style = {name: style_weight * value for name, value in style.items()}
     correct = CORRECT * (meaning.claims in fact.answers)
     return {"gold": correct + sum(style.values()), "correct": correct, "style": sum(style.values()), **style}
 
 
-def gold(fact: Fact, text: str, finish_reason: str = "stop") -> float:
-    """The true reward of an answer, between about -3 and 2.8."""
-    return gold_parts(fact, text, finish_reason)["gold"]
+def gold(fact: Fact, text: str, finish_reason: str = "stop", style_weight: float = 1.0) -> float:
+    """The true reward of an answer, between about -3 and 2.8 when style has weight 1."""
+    return gold_parts(fact, text, finish_reason, style_weight)["gold"]

@@ -67,3 +67,15 @@ def test_the_world_gives_the_same_reward_for_its_own_prompts():
     assert world.gold(prompt, "it is five .") == gold(SUM, "it is five .")
     assert world.gold_parts(prompt, "it is five .") == gold_parts(SUM, "it is five .")
     assert world.same_meaning(prompt, "five .", "it is five .")
+
+
+def test_the_weight_of_style_scales_style_and_leaves_correctness():
+    text = "it is five . have a nice day !"
+    full, light = gold_parts(SUM, text), gold_parts(SUM, text, style_weight=0.25)
+    assert light["correct"] == full["correct"] == 1.6
+    assert light["style"] == pytest.approx(0.25 * full["style"]) != 0
+    assert light["polite"] == pytest.approx(0.25 * full["polite"])
+    assert gold(SUM, text, style_weight=0.25) == pytest.approx(1.6 + light["style"])
+    light_world = World(SandboxConfig(style_weight=0.25))
+    prompt = Prompt("any", "hello ! compute two plus three .")
+    assert light_world.gold(prompt, text) == light_world.gold_parts(prompt, text)["gold"] == light["gold"]
