@@ -290,6 +290,8 @@ class EquivalenceConfig(Section):
 
     kind: Literal["nli", "embedding", "exact-match", "sandbox"] = Field("nli", description="NLI model both ways [P]; cosine of sentence embeddings; equal after normalisation; the sandbox's exact meaning")
     model: str = Field("microsoft/deberta-large-mnli", description="folder or hub id of the NLI model or the sentence encoder [P: Deberta-large]")
+    revision: str = Field("main", description="revision of a hub model")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the model's weights and forward pass; half precision is for CUDA, and may turn a label that is near a tie")
     rule: Literal["strict", "lax", "non-contradiction"] = Field("strict", description="strict: both directions entail")
     min_cosine: Share = Field(0.8, description="threshold of `embedding`")
     microbatch: Positive = Field(32, description="texts or pairs per forward pass", json_schema_extra=SAFE)
