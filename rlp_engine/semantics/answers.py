@@ -98,7 +98,7 @@ class AnswerFolder:
         path = self.path / f"{sha256_of_json(header)[:16]}.jsonl"
         answers = Answers(path, header)
         if answers.unreadable_lines:
-            self.warn(f"{answers.unreadable_lines} lines of {path} cannot be read: their questions are asked again")
+            self.warn(f"unreadable lines in {path}: {answers.unreadable_lines}; their questions are asked again")
         return answers
 
 

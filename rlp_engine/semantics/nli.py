@@ -19,7 +19,13 @@ from rlp_engine.methods.entailment_clusters import EquivalenceRule, Label, equiv
 from rlp_engine.models.loading import load_config, load_module, load_tokenizer
 from rlp_engine.semantics.answers import Answer, AnswerFolder, Answers, Key, key_of
 from rlp_engine.semantics.equivalence import Comparison
-from rlp_engine.semantics.nli_input import ENCODING_VERSION, Encoded, PairEncoder, repair_pair_template, require_separator
+from rlp_engine.semantics.nli_input import (
+    ENCODING_VERSION,
+    Encoded,
+    PairEncoder,
+    repair_pair_template,
+    require_separator,
+)
 
 LABELS: tuple[Label, ...] = ("contradiction", "neutral", "entailment")
 
@@ -116,9 +122,7 @@ class EntailmentEquivalence:
                 self._answers.use(key)
             if missing := [key for key in batch if key not in stored]:
                 labels = self._forward([encoded[key] for key in missing])
-                self._answers.add(
-                    {key: Answer(label, tokens[key]) for key, label in zip(missing, labels, strict=True)}
-                )
+                self._answers.add({key: Answer(label, tokens[key]) for key, label in zip(missing, labels, strict=True)})
                 self._after_forward()
         self._truncated += sum(length > self._max_length for length in tokens.values())
 
@@ -176,9 +180,7 @@ def load_entailment(
     config = load_config(source, settings)
     label_order(config.id2label, where=str(source))  # before gigabytes of weights are read
     tokenizer = load_tokenizer(source, settings)
-    model = load_module(
-        AutoModelForSequenceClassification, source, settings, device=device, config=config, dtype=dtype
-    )
+    model = load_module(AutoModelForSequenceClassification, source, settings, device=device, config=config, dtype=dtype)
     commit = getattr(config, "_commit_hash", None) or revision  # of a hub model; a branch's name may move on
     decisive = {"commit": commit, "dtype": dtype, "max_length": max_length, "encoding": ENCODING_VERSION}
     return EntailmentEquivalence(
