@@ -252,7 +252,7 @@ class PpoConfig(Section):
     kl_estimator: Literal["k1", "k3", "clamped"] = Field("k1", description="per token: k1 = log ratio, k3 = non-negative, clamped = max(k1, 0) [AF]")
     kl_controller: Literal["fixed", "adaptive"] = Field("fixed", description="[AF] fixed")
     kl_target: PositiveFloat = Field(6.0, description="nats a sequence, for the adaptive controller [AF]")
-    kl_gain: PositiveFloat = Field(0.1, description="k_beta of the adaptive controller [AF]")
+    kl_gain: PositiveFloat = Field(0.1, lt=5.0, description="k_beta of the adaptive controller [AF]")
     gamma: Share = Field(1.0, description="discount [AF]")
     gae_lambda: Share = Field(1.0, description="GAE [AF]")
     clip_ratio: PositiveFloat = Field(0.2, description="[AF]")
