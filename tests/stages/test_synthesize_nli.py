@@ -21,6 +21,8 @@ from rlp_engine.run.events import EventLog
 from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.reporting import NullReporter
 from rlp_engine.run.signals import StopSignal
+from rlp_engine.stages.pipeline import build_pipeline
+from rlp_engine.stages.runner import memory_keys
 from rlp_engine.stages.spec import ConfigView, StageContext, StageSpec
 from rlp_engine.stages.synthesize import run
 
@@ -145,3 +147,9 @@ def test_other_weights_in_the_same_folder_are_asked_anew(inputs: dict[str, Path]
     second = synthesize(tmp_path / "run", {**inputs, "equivalence_model": other})
     assert first["asked"] > 0
     assert second["asked"] == second["nli_calls"]
+
+
+def test_when_memory_is_short_the_nli_models_microbatch_is_named() -> None:
+    config = RunConfig()
+    [spec] = [spec for spec in build_pipeline(config) if spec.name == "round-1/spg/synthesize"]
+    assert memory_keys(config, spec) == ["synthesize.equivalence.microbatch (now 32)"]
