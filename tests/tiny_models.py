@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaConfig,
+    DebertaForSequenceClassification,
+    DebertaTokenizer,
+    DebertaV2Tokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from rlp_engine.config.schema import ModelConfig, ScratchConfig
 from rlp_engine.models.policy import save_policy
@@ -46,6 +55,46 @@ def save_nli(folder: Path) -> Path:
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_deberta(folder: Path) -> Path:
+    """The architecture of the default NLI model, its files as published: no tokenizer.json, random weights."""
+    tokenizer = deberta_tokenizer()
+    config = DebertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=512,
+        relative_attention=True,
+        pos_att_type=["c2p", "p2c"],
+        position_biased_input=False,
+        type_vocab_size=0,
+        initializer_range=0.6,
+        id2label=dict(enumerate(NLI_LABELS)),
+        label2id={name: i for i, name in enumerate(NLI_LABELS)},
+    )
+    torch.manual_seed(1)
+    DebertaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(tokenizer.get_vocab()))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return folder
+
+
+def deberta_tokenizer() -> DebertaTokenizer:
+    """DeBERTa's first version: byte-level, here without a merge."""
+    words = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    return DebertaTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=512)
+
+
+def deberta_v2_tokenizer() -> DebertaV2Tokenizer:
+    """DeBERTa-v2 and v3: a unigram vocabulary, in which the control tokens are words like others."""
+    control = [(name, 0.0) for name in ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")]
+    letters = [(char, -5.0) for char in "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789[]<|>/.?!"]
+    return DebertaV2Tokenizer(vocab=[*control, *letters], unk_id=3, model_max_length=512)
 
 
 def save_byte_model(folder: Path, texts: Iterable[str]) -> Path:

@@ -18,15 +18,18 @@ def clean(
     checkpoints: Annotated[
         bool, typer.Option("--checkpoints", help="Also those of unfinished stages, which then start from step 1.")
     ] = False,
+    answers: Annotated[
+        bool, typer.Option("--answers", help="Also the NLI model's answers, which synthesize then asks for again.")
+    ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Delete what newer results replaced. Also left-over temporaries and, if asked, checkpoints."""
+    """Delete what newer results replaced. Also left-over temporaries and, if asked, checkpoints and NLI answers."""
     from rlp_engine.config.load import require_run
     from rlp_engine.run.clean import removable, remove
 
     require_run(run_dir)
-    items = removable(run_dir, checkpoints=checkpoints)
+    items = removable(run_dir, checkpoints=checkpoints, answers=answers)
     total = sum(item.bytes for item in items)
     names = [str(item.path.relative_to(run_dir.absolute())) for item in items]
     listed = {

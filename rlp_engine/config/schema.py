@@ -258,7 +258,7 @@ class PpoConfig(Section):
     kl_estimator: Literal["k1", "k3", "clamped"] = Field("k1", description="per token: k1 = log ratio, k3 = non-negative, clamped = max(k1, 0) [AF]")
     kl_controller: Literal["fixed", "adaptive"] = Field("fixed", description="[AF] fixed")
     kl_target: PositiveFloat = Field(6.0, description="nats a sequence, for the adaptive controller [AF]")
-    kl_gain: PositiveFloat = Field(0.1, description="k_beta of the adaptive controller [AF]")
+    kl_gain: PositiveFloat = Field(0.1, lt=5.0, description="k_beta of the adaptive controller [AF]")
     gamma: Share = Field(1.0, description="discount [AF]")
     gae_lambda: Share = Field(1.0, description="GAE [AF]")
     clip_ratio: PositiveFloat = Field(0.2, description="[AF]")
@@ -303,6 +303,8 @@ class EquivalenceConfig(Section):
 
     kind: Literal["nli", "embedding", "exact-match", "sandbox"] = Field("nli", description="NLI model both ways [P]; cosine of sentence embeddings; equal after normalisation; the sandbox's exact meaning")
     model: str = Field("microsoft/deberta-large-mnli", description="folder or hub id of the NLI model or the sentence encoder [P: Deberta-large]")
+    revision: str = Field("main", description="revision of a hub model")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the model's weights and forward pass; half precision is for CUDA, and may turn a label that is near a tie")
     rule: Literal["strict", "lax", "non-contradiction"] = Field("strict", description="strict: both directions entail")
     min_cosine: Share = Field(0.8, description="threshold of `embedding`")
     microbatch: Positive = Field(32, description="texts or pairs per forward pass", json_schema_extra=SAFE)

@@ -88,6 +88,9 @@ def whiten_rewards(
 
     "scale" divides by the standard deviation (ours); "keep-mean" whitens and adds the mean back (AlpacaFarm,
     with `mask_padding=False`: over the padding too). Masked, "keep-mean" pays for length: see `masked.whiten`.
+
+    Raises:
+        ValueError: if the shapes differ, the mask is not bool, or the mode is unknown.
     """
     counts_BT = counted(is_live_BT, mask_padding)
     if mode == "off":

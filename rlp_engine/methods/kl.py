@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rlp_engine.methods.checks import require_same_shape
+from rlp_engine.methods.checks import at_least_float32, require_same_shape
 from rlp_engine.methods.masked import zero_elsewhere
 
 KlEstimator = Literal["k1", "k3", "clamped"]
@@ -49,10 +49,14 @@ def per_token_kl(
 
 
 def mean_sequence_kl(kl_BT: Tensor) -> Tensor:
-    """Mean over sequences of the summed token KLs, nats a sequence. `kl_BT` is 0 where nothing is live."""
-    if kl_BT.ndim != 2:
-        raise ValueError(f"want (B, T), got {tuple(kl_BT.shape)}")
-    return kl_BT.sum(1).mean()
+    """Mean over sequences of the summed token KLs, nats a sequence. `kl_BT` is 0 where nothing is live.
+
+    Raises:
+        ValueError: if there is no sequence, or not two axes.
+    """
+    if kl_BT.ndim != 2 or kl_BT.shape[0] == 0:
+        raise ValueError(f"want (B, T) of at least one sequence, got {tuple(kl_BT.shape)}")
+    return at_least_float32(kl_BT).sum(1).mean()
 
 
 def next_kl_coefficient(coefficient: float, sequence_kl: float, *, target: float = 6.0, gain: float = 0.1) -> float:
@@ -65,8 +69,11 @@ def next_kl_coefficient(coefficient: float, sequence_kl: float, *, target: float
         sequence_kl: `mean_sequence_kl` of the step's rollout, nats, by the estimator the rewards use.
 
     Raises:
-        ValueError: if the KL is not a finite number, or the target not above 0.
+        ValueError: if the KL is not a finite number, the target not above 0, or the gain outside [0, 5): from 5
+            on one step could make the coefficient 0 or negative.
     """
     if not math.isfinite(sequence_kl) or not target > 0:
         raise ValueError(f"want a finite KL and a target above 0, got {sequence_kl} and {target}")
+    if not 0 <= gain < 5:
+        raise ValueError(f"want a gain in [0, 5), got {gain}")
     return coefficient * (1.0 + gain * min(max(sequence_kl / target - 1.0, -0.2), 0.2))

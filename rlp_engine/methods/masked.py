@@ -62,6 +62,9 @@ def whiten(values: Tensor, counts: Tensor, keep_mean: bool = False) -> Tensor:
     `keep_mean=True` adds the mean back, as AlpacaFarm does to its rewards over *all* positions. Over live
     tokens only it adds mean * (1 - 1/std) to every token and so pays for length (METHOD 5.2): use `scale_only`.
     AlpacaFarm whitens per device; here it is whatever is given, which should be the whole rollout.
+
+    Raises:
+        ValueError: if the shapes differ or `counts` is not bool.
     """
     mean, std = _moments(values, counts)
     whitened = (values.detach().double() - mean) / (std + EPSILON) + (mean if keep_mean else 0.0)
@@ -73,6 +76,9 @@ def scale_only(values: Tensor, counts: Tensor) -> Tensor:
 
     Entries that are all equal have no scale and stay as they are: dividing by 1e-8 would make a
     reward of 1 a hundred million.
+
+    Raises:
+        ValueError: if the shapes differ or `counts` is not bool.
     """
     _, std = _moments(values, counts)
     factor = torch.where(std > EPSILON, 1.0 / (std + EPSILON), torch.ones_like(std))

@@ -211,7 +211,11 @@ def multi_view_loss(
 
 
 def reparameterised(mu_BK: Tensor, sigma_BK: Tensor, noise_BK: Tensor) -> Tensor:
-    """z = mu + sigma * noise."""
+    """z = mu + sigma * noise (Kingma and Welling 2014, arXiv:1312.6114, section 2.4); all (B, K), noise ~ N(0, I).
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
     require_same_shape(2, mu_BK=mu_BK, sigma_BK=sigma_BK, noise_BK=noise_BK)
     return mu_BK + sigma_BK * noise_BK.to(mu_BK.dtype)
 
@@ -260,9 +264,14 @@ def within_share(first_BD: Tensor, second_BD: Tensor) -> Tensor:
     One-way random effects with two responses an instruction: within / (within + between), with within = MS_within and
     between = max(0, (MS_between - MS_within) / 2). Near 0 the views hold x and have forgotten y, which is what the
     reward needs (SANDBOX.md lesson 4). 0 when nothing varies, or for one row.
+
+    Raises:
+        ValueError: if the shapes differ, or there is no row.
     """
     require_same_shape(2, first_BD=first_BD, second_BD=second_BD)
     rows = first_BD.shape[0]
+    if rows == 0:
+        raise ValueError("no rows: the share of no variance is not a number")
     first_BD, second_BD = first_BD.double(), second_BD.double()
     within = (first_BD - second_BD).square().sum() / (2 * rows)
     middle_BD = (first_BD + second_BD) / 2

@@ -70,6 +70,9 @@ def nwj_bound(scores_BB: Tensor, is_negative_BB: Tensor) -> Tensor:
 
     (Nguyen, Wainwright, Jordan 2010; the formula of the Multi-View Information Bottleneck code.) For logs only: it
     carries no gradient. Scalar float64, finite: the exponent is held at 700.
+
+    Raises:
+        ValueError: as `jensen_shannon_bound`.
     """
     positives_B, negatives_N = _split(scores_BB, is_negative_BB)
     exponents_N = negatives_N.double().clamp(max=LARGEST_EXPONENT)
@@ -120,6 +123,9 @@ def symmetrised_kl_sample(
 
     mean_i (log p1(z1) - log p2(z1) + log p2(z2) - log p1(z2)) / 2,   z1 ~ p1, z2 ~ p2
     (Multi-View Information Bottleneck code; written as differences of squares, because the log terms cancel)
+
+    Raises:
+        ValueError: if the six shapes differ.
     """
     mu1_BK, sigma1_BK, mu2_BK, sigma2_BK = _gaussians(mu1_BK, sigma1_BK, mu2_BK, sigma2_BK)
     require_same_shape(2, mu1_BK=mu1_BK, z1_BK=z1_BK, z2_BK=z2_BK)

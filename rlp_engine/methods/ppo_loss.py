@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlp_engine.methods.checks import require_same_shape
+from rlp_engine.methods.checks import require_bool, require_same_shape
 from rlp_engine.methods.masked import counted, masked_mean, zero_elsewhere
 
 MAX_LOG_RATIO = 20.0
@@ -136,8 +136,12 @@ def explained_variance(values_BT: Tensor, returns_BT: Tensor, is_live_BT: Tensor
     """1 - Var(R - V) / Var(R) over the live tokens: 1 = perfect, 0 = as good as a constant. 0 when R is constant.
 
     Scalar float64, at most 1, without a lower bound.
+
+    Raises:
+        ValueError: if the shapes differ or the mask is not bool: 0/1 integers would be read as row numbers.
     """
     require_same_shape(2, values_BT=values_BT, returns_BT=returns_BT, is_live_BT=is_live_BT)
+    require_bool(is_live_BT=is_live_BT)
     returns_N = returns_BT[is_live_BT].double()
     errors_N = returns_N - values_BT[is_live_BT].double()
     if returns_N.numel() == 0 or returns_N.var(correction=0) < 1e-16:

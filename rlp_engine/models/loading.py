@@ -68,6 +68,7 @@ def load_module(
     device: torch.device | str = "cpu",
     config: PreTrainedConfig | None = None,
     new_weights: tuple[str, ...] = (),
+    dtype: str = "",
 ) -> PreTrainedModel:
     """A model in evaluation mode on `device`, with every weight from the checkpoint.
 
@@ -77,6 +78,7 @@ def load_module(
         model: dtype, attention, gradient checkpointing and trust; its own `path` is not read.
         config: from `load_config`, when the caller has changed it.
         new_weights: names of weights that the checkpoint may lack; they are then transformers' random ones.
+        dtype: a name in torch, where it is not `model.dtype`.
 
     Raises:
         ModelError: if it cannot be loaded whole: missing, not safetensors, an adapter, another architecture.
@@ -84,7 +86,7 @@ def load_module(
     place = resolve_source(source)
     _refuse_folder_without_safetensors(place)
     config = config if config is not None else load_config(source, model)
-    options: dict[str, Any] = {"config": config, "dtype": getattr(torch, model.dtype), "weights_only": True}
+    options: dict[str, Any] = {"config": config, "dtype": getattr(torch, dtype or model.dtype), "weights_only": True}
     options["use_safetensors"] = True if Path(place).is_dir() else None  # None: safetensors where there are some
     if model.attn_implementation != "auto":
         options["attn_implementation"] = model.attn_implementation

@@ -22,13 +22,15 @@ class Removable:
     """A file or folder of the run."""
 
     path: Path
-    kind: str  # superseded: replaced by a later run; checkpoints: unfinished work continues from them; temporary
+    kind: str  # superseded: replaced by a later run; checkpoints: unfinished work continues from them; temporary;
+    # answers: of NLI models, asked again when they are gone
     bytes: int
 
 
-def removable(run_dir: Path, *, checkpoints: bool = False) -> list[Removable]:
+def removable(run_dir: Path, *, checkpoints: bool = False, answers: bool = False) -> list[Removable]:
     """What `rlp clean` may delete. Unfinished stages start from their first step again without their checkpoints,
-    so these are listed only when asked for; checkpoints in a complete stage always are."""
+    so these are listed only when asked for; checkpoints in a complete stage always are. The answers of NLI models
+    are hours of work for the next `synthesize`, so they too are listed only when asked for."""
     layout = RunLayout(run_dir)
     found = [Removable(path, "superseded", size_of(path)) for path in _superseded(layout)]
     for directory, subfolders, files in os.walk(layout.run_dir):
@@ -43,6 +45,8 @@ def removable(run_dir: Path, *, checkpoints: bool = False) -> list[Removable]:
             if is_temporary(name):
                 found.append(Removable(here / name, "temporary", size_of(here / name)))
         subfolders[:] = [name for name in subfolders if name != CHECKPOINTS and not is_temporary(name)]
+    if answers and layout.nli_answers.is_dir():
+        found.append(Removable(layout.nli_answers, "answers", size_of(layout.nli_answers)))
     return found
 
 

@@ -8,6 +8,7 @@ round-1/spg/ppo/          a stage that is complete (it has a stage.json)
 round-1/spg/ppo.partial/  the same stage while it is worked on
 superseded/               what a later run replaced; only `rlp clean` deletes it
 .cache/digests.json       sha256 of files outside the run, by size and time; safe to delete
+.cache/nli/               answers of NLI models; without them `synthesize` asks again
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ class RunLayout:
     @property
     def digests(self) -> Path:
         return self.cache / "digests.json"
+
+    @property
+    def nli_answers(self) -> Path:
+        return self.cache / "nli"
 
     @property
     def report(self) -> Path:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from rlp_engine.config.schema import EquivalenceConfig
 from rlp_engine.errors import ConfigError
+from rlp_engine.semantics.answers import AnswerFolder
 from rlp_engine.semantics.equivalence import Equivalence, ExactMatch, KnownMeaning, SameMeaning
 
 
 def build_equivalence(
-    config: EquivalenceConfig, *, device: torch.device, same_meaning: SameMeaning | None = None
+    config: EquivalenceConfig,
+    *,
+    device: torch.device,
+    same_meaning: SameMeaning | None = None,
+    answers: AnswerFolder | None = None,
+    after_forward: Callable[[], None] = lambda: None,
 ) -> Equivalence:
     """
     Args:
         same_meaning: the sandbox's (prompt, text, text) -> bool; wanted by kind "sandbox" only.
+        answers: where an NLI model's answers are kept; None = in memory.
+        after_forward: called after each forward pass of an NLI model, whose answers are kept by then.
 
     Raises:
         ConfigError: for kind "sandbox" without a sandbox.
@@ -40,6 +50,8 @@ def build_equivalence(
             min_cosine=config.min_cosine,
             microbatch=config.microbatch,
             max_length=config.max_length,
+            dtype=config.dtype,
+            revision=config.revision,
         )
     from rlp_engine.semantics.nli import load_entailment
 
@@ -50,4 +62,8 @@ def build_equivalence(
         microbatch=config.microbatch,
         question_tokens=config.question_tokens,
         max_length=config.max_length,
+        dtype=config.dtype,
+        revision=config.revision,
+        answers=answers,
+        after_forward=after_forward,
     )

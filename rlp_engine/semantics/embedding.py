@@ -60,6 +60,9 @@ class EmbeddingEquivalence:
     def counts(self) -> dict[str, int]:
         return {"embedding_calls": self._calls, "embedding_truncated": self._truncated}
 
+    def recalled(self) -> int:
+        return 0
+
     def embed(self, texts: Sequence[str]) -> Tensor:
         """(B, D) float32 on the CPU, each row of length 1."""
         missing = list(dict.fromkeys(text for text in texts if text not in self._cache))
@@ -86,10 +89,13 @@ class EmbeddingEquivalence:
         return vectors
 
     def _encode(self, text: str) -> dict[str, list[int]]:
-        encoded = self._tokenizer(text, verbose=False)
+        # A control token that an answer spells out is text like any other.
+        encoded = self._tokenizer(text, split_special_tokens=True, verbose=False)
         if len(encoded["input_ids"]) > self._max_length:
             self._truncated += 1
-            encoded = self._tokenizer(text, truncation=True, max_length=self._max_length, verbose=False)
+            encoded = self._tokenizer(
+                text, split_special_tokens=True, truncation=True, max_length=self._max_length, verbose=False
+            )
         return dict(encoded)
 
 
@@ -106,13 +112,15 @@ def load_embedding(
     min_cosine: float = 0.8,
     microbatch: int = 32,
     max_length: int = 512,
+    dtype: str = "float32",
+    revision: str = "main",
 ) -> EmbeddingEquivalence:
-    """Load a sentence encoder (AutoModel) from a folder or the hub.
+    """Load a sentence encoder (AutoModel) from a folder or the hub; `dtype` and `revision` as in nli.py.
 
     Raises:
         ModelError: if it cannot be loaded.
     """
-    settings = ModelConfig(path=str(source))
+    settings = ModelConfig(path=str(source), revision=revision)
     tokenizer = load_tokenizer(source, settings)
-    model = load_module(AutoModel, source, settings, device=device, new_weights=UNUSED_WEIGHTS)
+    model = load_module(AutoModel, source, settings, device=device, new_weights=UNUSED_WEIGHTS, dtype=dtype)
     return EmbeddingEquivalence(model, tokenizer, min_cosine=min_cosine, microbatch=microbatch, max_length=max_length)

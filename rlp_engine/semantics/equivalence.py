@@ -33,7 +33,14 @@ class Equivalence(Protocol):
         ...
 
     def counts(self) -> dict[str, int]:
-        """What it took so far, since it was made: model calls, texts cut; empty where nothing is worth counting."""
+        """What it took so far, since it was made: model calls, texts cut; empty where nothing is worth counting.
+
+        The same numbers whether or not an earlier attempt left answers behind.
+        """
+        ...
+
+    def recalled(self) -> int:
+        """How many of these calls an earlier attempt or stage had made already."""
         ...
 
 
@@ -45,6 +52,9 @@ class ExactMatch:
 
     def counts(self) -> dict[str, int]:
         return {}
+
+    def recalled(self) -> int:
+        return 0
 
 
 class KnownMeaning:
@@ -58,6 +68,9 @@ class KnownMeaning:
 
     def counts(self) -> dict[str, int]:
         return {}
+
+    def recalled(self) -> int:
+        return 0
 
 
 ARTICLES = frozenset({"a", "an", "the"})

@@ -2,23 +2,30 @@
 
 METHOD 3.1, 3.2; Kuhn et al. 2023 (arXiv:2302.09664), algorithm 1. Both texts carry the question, the
 decision is the arg max of the labels, and the labels are read from the model's config: their order differs
-between published checkpoints.
+between published checkpoints. No (premise, hypothesis) is asked twice (answers.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlp_engine.config.schema import ModelConfig
-from rlp_engine.data.records import Prompt
 from rlp_engine.errors import ModelError
 from rlp_engine.methods.entailment_clusters import EquivalenceRule, Label, equivalent, forward_decides
 from rlp_engine.models.loading import load_config, load_module, load_tokenizer
+from rlp_engine.semantics.answers import Answer, AnswerFolder, Answers, Key, key_of
 from rlp_engine.semantics.equivalence import Comparison
+from rlp_engine.semantics.nli_input import (
+    ENCODING_VERSION,
+    Encoded,
+    PairEncoder,
+    repair_pair_template,
+    require_separator,
+)
 
 LABELS: tuple[Label, ...] = ("contradiction", "neutral", "entailment")
 
@@ -35,6 +42,8 @@ class EntailmentEquivalence:
         microbatch: int = 32,
         question_tokens: int = 128,
         max_length: int = 512,
+        answers: Answers | None = None,
+        after_forward: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -42,26 +51,31 @@ class EntailmentEquivalence:
             microbatch: pairs per forward pass.
             question_tokens: the question is cut to its first so many tokens; it is in both texts.
             max_length: tokens of an encoded pair; the longer text loses its end first.
+            answers: of this model with this `max_length`; None = remember in memory.
+            after_forward: called when a forward pass's answers are remembered: a point to stop at.
 
         Raises:
-            ModelError: if the model's labels are not the three of NLI, or it cannot read `max_length` tokens.
+            ModelError: if the model's labels are not the three of NLI, it cannot read `max_length` tokens, or the
+                tokenizer does not part the two texts.
         """
-        self._label_of_class = label_order(model.config.id2label, where=str(model.config.name_or_path))
+        where = str(model.config.name_or_path)
+        self._label_of_class = label_order(model.config.id2label, where=where)
         _check_length(model, tokenizer, max_length)
+        repair_pair_template(model, tokenizer)
+        require_separator(tokenizer, where=where)
         self._model = model.eval()
         self._tokenizer = tokenizer
+        self._encoder = PairEncoder(tokenizer, question_tokens=question_tokens, max_length=max_length)
         self._rule: EquivalenceRule = rule
         self._microbatch = microbatch
-        self._question_tokens = question_tokens
         self._max_length = max_length
-        self._calls = 0
+        self._answers = Answers() if answers is None else answers
+        self._after_forward = after_forward
         self._truncated = 0
-        self._questions_cut = 0
-        self._questions: dict[tuple[str, str], str] = {}
 
     def equivalent(self, comparisons: Sequence[Comparison]) -> list[bool]:
         """Ask leader -> answer for all, then answer -> leader where the first direction leaves it open."""
-        texts = [self._texts(c) for c in comparisons]
+        texts = [self._encoder.texts(c) for c in comparisons]
         forward = self.labels(texts)
         open_ = [i for i, label in enumerate(forward) if not forward_decides(label, self._rule)]
         backward = self.labels([(texts[i][1], texts[i][0]) for i in open_])
@@ -71,55 +85,52 @@ class EntailmentEquivalence:
         return verdicts
 
     def counts(self) -> dict[str, int]:
-        return {"nli_calls": self._calls, "nli_truncated": self._truncated, "nli_questions_cut": self._questions_cut}
+        """Of the different (premise, hypothesis) that the verdicts rest on, whoever answered them: these numbers are
+        those of a run that was never interrupted."""
+        return {
+            "nli_calls": len(self._answers.used),
+            "nli_truncated": self._truncated,
+            "nli_questions_cut": self._encoder.questions_cut,
+        }
+
+    def recalled(self) -> int:
+        return len(self._answers.used) - self._answers.num_asked
+
+    def labels(self, pairs: Sequence[tuple[str, str]]) -> list[Label]:
+        """The label of each (premise, hypothesis)."""
+        keys = [key_of(*pair) for pair in pairs]
+        self._learn({key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._answers.used})
+        return [self._answers.used[key].label for key in keys]
+
+    def _learn(self, new: Mapping[Key, tuple[str, str]]) -> None:
+        """Answers for all of `new`, from the file where it has them.
+
+        Pairs are put into batches by length, the longest first: if memory is short, it shows at once. Batches are
+        formed before the file is looked at and whole ones are on file, so after an interruption the rest is asked in
+        the very batches of an uninterrupted run: its labels are the same to the last bit.
+        """
+        stored = {key: answer for key in new if (answer := self._answers.stored(key))}
+        asked = [key for key in new if key not in stored]
+        encoded: dict[Key, Encoded] = {}
+        tokens = {key: answer.tokens for key, answer in stored.items()}
+        for key, (row, length) in zip(asked, self._encoder.pairs([new[key] for key in asked]), strict=True):
+            encoded[key], tokens[key] = row, length
+        order = sorted(new, key=lambda key: -min(tokens[key], self._max_length))  # stable: ties in order of asking
+        for start in range(0, len(order), self._microbatch):
+            batch = order[start : start + self._microbatch]
+            for key in (key for key in batch if key in stored):
+                self._answers.use(key)
+            if missing := [key for key in batch if key not in stored]:
+                labels = self._forward([encoded[key] for key in missing])
+                self._answers.add({key: Answer(label, tokens[key]) for key, label in zip(missing, labels, strict=True)})
+                self._after_forward()
+        self._truncated += sum(length > self._max_length for length in tokens.values())
 
     @torch.inference_mode()
-    def labels(self, pairs: Sequence[tuple[str, str]]) -> list[Label]:
-        """The label of each (premise, hypothesis). The longest run first: if memory is short, it shows at once."""
-        encoded = [self._encode(*pair) for pair in pairs]
-        order = sorted(range(len(pairs)), key=lambda i: (-len(encoded[i]["input_ids"]), i))
-        result: list[Label] = ["neutral"] * len(pairs)
-        for start in range(0, len(order), self._microbatch):
-            rows = order[start : start + self._microbatch]
-            batch = self._tokenizer.pad([encoded[i] for i in rows], return_tensors="pt").to(self._model.device)
-            classes = self._model(**batch).logits.float().argmax(dim=-1).tolist()
-            for i, cls in zip(rows, classes, strict=True):
-                result[i] = self._label_of_class[cls]
-        self._calls += len(pairs)
-        return result
-
-    def _texts(self, comparison: Comparison) -> tuple[str, str]:
-        question = self.question(comparison.prompt)
-        return f"{question} {comparison.leader.strip()}", f"{question} {comparison.answer.strip()}"
-
-    def question(self, prompt: Prompt) -> str:
-        """Instruction and input, cut to the first `question_tokens` tokens."""
-        key = (prompt.instruction, prompt.input)
-        if key not in self._questions:
-            text = f"{prompt.instruction} {prompt.input}" if prompt.input else prompt.instruction
-            ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-            if len(ids) > self._question_tokens:
-                text = self._first_tokens(text, ids)
-                self._questions_cut += 1
-            if len(self._questions) >= 10_000:  # only repeats within a block of prompts matter
-                self._questions.clear()
-            self._questions[key] = text
-        return self._questions[key]
-
-    def _first_tokens(self, text: str, ids: list[int]) -> str:
-        if not self._tokenizer.is_fast:
-            return self._tokenizer.decode(ids[: self._question_tokens], skip_special_tokens=True)
-        offsets = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return text[: offsets["offset_mapping"][self._question_tokens - 1][1]]
-
-    def _encode(self, premise: str, hypothesis: str) -> dict[str, list[int]]:
-        encoded = self._tokenizer(premise, hypothesis, verbose=False)
-        if len(encoded["input_ids"]) > self._max_length:
-            self._truncated += 1
-            encoded = self._tokenizer(
-                premise, hypothesis, truncation="longest_first", max_length=self._max_length, verbose=False
-            )
-        return dict(encoded)
+    def _forward(self, rows: Sequence[Encoded]) -> list[Label]:
+        batch = self._tokenizer.pad(list(rows), return_tensors="pt").to(self._model.device)
+        logits_BC = self._model(**batch).logits.float()
+        return [self._label_of_class[cls] for cls in logits_BC.argmax(dim=-1).tolist()]
 
 
 def label_order(id2label: dict[int, str], *, where: str) -> list[Label]:
@@ -149,18 +160,29 @@ def load_entailment(
     microbatch: int = 32,
     question_tokens: int = 128,
     max_length: int = 512,
+    dtype: str = "float32",
+    revision: str = "main",
+    answers: AnswerFolder | None = None,
+    after_forward: Callable[[], None] = lambda: None,
 ) -> EntailmentEquivalence:
     """Load an NLI model from a folder or the hub.
 
+    Args:
+        dtype: of weights and forward pass, a name in torch; labels near a tie may change with it.
+        revision: of a hub model.
+        answers: where answers are kept between attempts and stages; None = in memory.
+
     Raises:
-        ModelError: if it cannot be loaded whole (a head that is not in the file would be random), or its
-            labels are not NLI's.
+        ModelError: if it cannot be loaded whole (a head that is not in the file would be random), its labels are
+            not NLI's, or its tokenizer is not one for pairs.
     """
-    settings = ModelConfig(path=str(source))
+    settings = ModelConfig(path=str(source), revision=revision)
     config = load_config(source, settings)
     label_order(config.id2label, where=str(source))  # before gigabytes of weights are read
     tokenizer = load_tokenizer(source, settings)
-    model = load_module(AutoModelForSequenceClassification, source, settings, device=device, config=config)
+    model = load_module(AutoModelForSequenceClassification, source, settings, device=device, config=config, dtype=dtype)
+    commit = getattr(config, "_commit_hash", None) or revision  # of a hub model; a branch's name may move on
+    decisive = {"commit": commit, "dtype": dtype, "max_length": max_length, "encoding": ENCODING_VERSION}
     return EntailmentEquivalence(
         model,
         tokenizer,
@@ -168,6 +190,8 @@ def load_entailment(
         microbatch=microbatch,
         question_tokens=question_tokens,
         max_length=max_length,
+        answers=answers.open(**decisive) if answers else None,
+        after_forward=after_forward,
     )
 
 

@@ -279,7 +279,7 @@ def _synthesize(config: RunConfig, name: str, selection: str, *, shared: str, ro
     return StageSpec(
         name=name,
         kind="synthesize",
-        version=1,
+        version=2,
         inputs=(
             StageInput("samples", stage=f"{shared}/sample", path="answers"),
             StageInput("rewards", stage=f"{shared}/embed", path="vectors"),

@@ -226,10 +226,12 @@ def memory_keys(config: RunConfig, spec: StageSpec) -> list[str]:
     found = []
     for section in spec.sections:
         values = getattr(config, section, None)
-        for key in ("microbatch", "score_microbatch", "rows"):
-            value = getattr(values, key, None)
-            if isinstance(value, int) and value > 1:
-                found.append(f"{section}.{key} (now {value})")
+        parts = {section: values, f"{section}.equivalence": getattr(values, "equivalence", None)}
+        for name, part in parts.items():
+            for key in ("microbatch", "score_microbatch", "rows"):
+                value = getattr(part, key, None)
+                if isinstance(value, int) and value > 1:
+                    found.append(f"{name}.{key} (now {value})")
     return found
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors.numpy import load_file
@@ -21,13 +22,16 @@ from rlp_engine.methods.entailment_clusters import first_occurrences
 from rlp_engine.methods.synthetic_preferences import Decision, choose_pair, choose_reward_pair, summarise
 from rlp_engine.randomness import uniforms
 from rlp_engine.run.atomic import write_json, write_text
+from rlp_engine.run.fingerprint import DigestCache
+from rlp_engine.run.layout import RunLayout
 from rlp_engine.sandbox.data import World
+from rlp_engine.semantics.answers import AnswerFolder
 from rlp_engine.semantics.build import build_equivalence
 from rlp_engine.semantics.cluster import cluster_prompts
 from rlp_engine.semantics.equivalence import Equivalence
 from rlp_engine.stages.answering import iterate_folder
 from rlp_engine.stages.common import prepare_device, shard_files
-from rlp_engine.stages.spec import StageContext
+from rlp_engine.stages.spec import StageContext, is_remote
 
 HISTOGRAM_WIDTH = 30  # characters of the longest bar
 
@@ -70,8 +74,11 @@ def run(context: StageContext) -> dict[str, Any]:
         **summarise([decision for *_, decision in rows]),
         **lengths(pairs),
         **calls,
-        **(equivalence.counts() if equivalence else {}),
+        **(equivalence_counts(equivalence, calls["naive_comparisons"]) if equivalence else {}),
     }
+    if equivalence and (recalled := equivalence.recalled()):
+        context.reporter.line(f"{context.spec.name}: {recalled} NLI questions had been answered before")
+        context.events.append("nli answers recalled", count=recalled)
     tell(context, statistics)
     if not pairs:
         raise DataError(
@@ -94,9 +101,20 @@ def load_equivalence(context: StageContext) -> Equivalence:
     equivalence = config.synthesize.equivalence
     if "equivalence_model" in context.inputs:
         equivalence = equivalence.model_copy(update={"model": str(context.inputs["equivalence_model"])})
-    device = prepare_device(config.compute)
-    same_meaning = World(config.sandbox).same_meaning if equivalence.kind == "sandbox" else None
-    return build_equivalence(equivalence, device=device, same_meaning=same_meaning)
+    return build_equivalence(
+        equivalence,
+        device=prepare_device(config.compute),
+        same_meaning=World(config.sandbox).same_meaning if equivalence.kind == "sandbox" else None,
+        answers=nli_answers(context, equivalence.model) if equivalence.kind == "nli" else None,
+        after_forward=lambda: context.stop.check(f"{context.spec.name}; what the NLI model answered is kept"),
+    )
+
+
+def nli_answers(context: StageContext, model: str) -> AnswerFolder:
+    """The run's folder of NLI answers, for this model. The digest was made when the stage was planned."""
+    layout = RunLayout(context.run_dir)
+    known_as = f"hub:{model}" if is_remote(model) else DigestCache(layout.digests).of(Path(model))
+    return AnswerFolder(layout.nli_answers, known_as, context.reporter.warn)
 
 
 def group_by_prompt(samples: Sequence[Sample], prompts: dict[str, Prompt]) -> list[PromptAnswers]:
@@ -112,6 +130,13 @@ def cluster_shard(groups: Sequence[PromptAnswers], equivalence: Equivalence, cal
     calls["comparisons"] += result.asked
     calls["naive_comparisons"] += result.walked
     return result.cluster_ids
+
+
+def equivalence_counts(equivalence: Equivalence, naive_comparisons: int) -> dict[str, int]:
+    """What the equivalence counted; for NLI also the calls of the sequential walk, two a comparison, without
+    duplicates shared or a direction left out (METHOD 3.3)."""
+    counts = equivalence.counts()
+    return counts | ({"naive_nli_calls": 2 * naive_comparisons} if "nli_calls" in counts else {})
 
 
 def shared_rewards(answers: Sequence[str], rewards: Sequence[float]) -> list[float]:

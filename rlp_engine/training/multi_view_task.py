@@ -39,6 +39,7 @@ from rlp_engine.training.order import items_between, steps_of
 from rlp_engine.training.pairs import Diagnostics, PairBatches, device_of_module, read
 from rlp_engine.training.steps import Task
 
+MINIMA = frozenset({"min_sigma"})
 STANDARDISE_STEPS = 16  # steps whose views v is standardised by: 512 answers at 16 pairs a step
 
 
@@ -182,7 +183,7 @@ class MultiViewTask(Task):
         else:
             self.reward_model.train()
             metrics = self._updater.update(self._joint_shares(step, joint_step, diagnostics), index=joint_step - 1)
-        metrics |= {"warmup": float(joint_step < 1)} | {name: sum(values) for name, values in diagnostics.items()}
+        metrics |= {"warmup": float(joint_step < 1)} | combined(diagnostics)
         self._watch(joint_step, metrics)
         return metrics
 
@@ -245,7 +246,7 @@ class MultiViewTask(Task):
         share = len(pairs) / count
         diagnostics["multi_view"].append(float(loss.detach()) * share)
         for name, value in found.items():
-            diagnostics[name].append(float(value) * share)
+            diagnostics[name].append(float(value) * (1.0 if name in MINIMA else share))
         return loss * share * (1.0 if is_warmup else self.config.weight)
 
     def _noise(self, pairs: Sequence[ViewPair], view: int) -> Tensor:
@@ -262,6 +263,11 @@ class MultiViewTask(Task):
     def restore(self, state: TaskState) -> None:
         self._updater.restore(state.tensors)
         self._collapsed = state.values["collapsed"]
+
+
+def combined(diagnostics: Diagnostics) -> dict[str, float]:
+    """Diagnostics of a step from its microbatches': shares add up, and of minima the least counts."""
+    return {name: min(values) if name in MINIMA else sum(values) for name, values in diagnostics.items()}
 
 
 def new_heads(

@@ -173,9 +173,17 @@ def test_alpacafarm_fidelity_changes_defaults_and_contradicts_what_was_asked_for
     ppo, views = resolved.config.ppo, resolved.config.refine_rm.multi_view
     assert (ppo.kl_estimator, ppo.whiten_rewards, ppo.mask_padding) == ("clamped", "keep-mean", False)
     assert (views.beta_ramp, views.beta_end, views.warmup_steps) == (0.0, 1.0, 0)
+    assert (ppo.reward_scale, ppo.missing_eos, views.normalise) == ("none", "off", "none")
     assert resolved.sources["ppo.kl_estimator"] == "fidelity"
     with pytest.raises(ConfigError, match=r"kl_estimator = 'k3' contradicts fidelity"):
         load_run(run_dir, ["fidelity=alpacafarm", "ppo.kl_estimator=k3"])
+
+
+def test_alpacafarm_fidelity_takes_the_sandbox_presets_own_ways_back(tmp_path):
+    create_run(tmp_path / "run", "quickstart")
+    ours, theirs = (load_run(tmp_path / "run", [f"fidelity={name}"]).config for name in ("ours", "alpacafarm"))
+    assert (ours.ppo.reward_scale, ours.refine_rm.multi_view.normalise) == ("reference", "standardise")
+    assert (theirs.ppo.reward_scale, theirs.refine_rm.multi_view.normalise) == ("none", "none")
 
 
 @pytest.mark.parametrize("name", list_presets())

@@ -52,6 +52,20 @@ def test_the_rows_of_a_batch_do_not_touch_each_other(model, batch):
     torch.testing.assert_close(together, torch.cat(pieces), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("left", "right"), [(5, 0), (0, 5), (3, 2)])
+def test_more_padding_on_either_side_changes_nothing(model, batch, left, right):
+    ids, attention, start = batch
+    more = [torch.full((len(ids), width), PAD) for width in (left, right)]
+    none = [torch.zeros((len(ids), width), dtype=torch.bool) for width in (left, right)]
+    with torch.no_grad():
+        expected = response_logprobs(model, ids, attention, start)
+        found = response_logprobs(
+            model, torch.cat([more[0], ids, more[1]], 1), torch.cat([none[0], attention, none[1]], 1), start + left
+        )
+    torch.testing.assert_close(found[:, : expected.shape[1]], expected, rtol=0, atol=1e-5)
+    assert not found[:, expected.shape[1] :].any()
+
+
 @pytest.mark.parametrize("chunk", [4, 10_000])
 def test_the_gradient_is_that_of_the_plain_computation(one_model, prompts, batch, chunk):
     ids, attention, start = batch

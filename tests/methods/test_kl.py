@@ -76,3 +76,15 @@ def test_the_adaptive_coefficient_moves_towards_the_target_by_at_most_two_percen
 def test_a_kl_that_is_not_a_number_is_refused():
     with pytest.raises(ValueError, match="finite KL"):
         next_kl_coefficient(0.02, math.nan)
+
+
+@pytest.mark.parametrize("gain", [-0.1, 5.0, math.nan])
+def test_a_gain_that_could_turn_the_coefficient_round_is_refused(gain):
+    with pytest.raises(ValueError, match="gain"):
+        next_kl_coefficient(0.1, 0.0, gain=gain)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3,)])
+def test_the_kl_of_no_sequence_is_refused(shape):
+    with pytest.raises(ValueError, match="at least one sequence"):
+        mean_sequence_kl(torch.zeros(shape))

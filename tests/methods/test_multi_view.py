@@ -298,3 +298,8 @@ def test_the_largest_draw_below_1_is_still_a_pair_and_1_is_refused():
     assert choose_views(texts, math.nextafter(1.0, 0.0)) == (9, 8)
     with pytest.raises(ValueError, match="draw"):
         choose_views(texts, 1.0)
+
+
+def test_the_share_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="no rows"):
+        within_share(torch.zeros(0, 2), torch.zeros(0, 2))

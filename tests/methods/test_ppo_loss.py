@@ -156,3 +156,9 @@ def test_refusals():
         policy_loss(good, good, good, LIVE, clip_ratio=0.0)
     with pytest.raises(ValueError, match="clip_value"):
         value_loss(good, good, good, LIVE, clip_value=-0.2)
+
+
+def test_explained_variance_refuses_an_integer_mask_which_would_name_rows():
+    values = torch.zeros(2, 2)
+    with pytest.raises(ValueError, match="must be bool"):
+        explained_variance(values, values, torch.tensor([[1, 0], [1, 1]]))

@@ -15,6 +15,8 @@ def run_dir(tmp_path):
         "superseded/round-1/spg/ppo.partial-20260101T000000Z-2/checkpoints/step_000001/a": 40,
         "ppo.partial/checkpoints/step_000001/a": 50,
         "ppo.partial/.model.bin.77-0.tmp": 60,
+        ".cache/digests.json": 70,
+        ".cache/nli/0123.jsonl": 80,
         "events.jsonl": 1,
     }
     for name, size in files.items():
@@ -35,6 +37,7 @@ def test_what_nobody_needs_is_listed_and_checkpoints_of_unfinished_work_only_on_
     }
     assert listed(run_dir) == without
     assert listed(run_dir, checkpoints=True) == without | {"ppo.partial/checkpoints": ("checkpoints", 50)}
+    assert listed(run_dir, answers=True) == without | {".cache/nli": ("answers", 80)}
 
 
 def test_removing_frees_what_was_said_and_touches_nothing_else(run_dir):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ CPU = torch.device("cpu")
 PROMPT = Prompt("1", "what is the capital of france", "in a town")
 ANSWERS = ["paris", "london is big", "it is paris", "no", "not paris", "the big town is cold", "yes it is", "why not a"]
 PAIRS = [Comparison(PROMPT, a, b) for a, b in itertools.permutations(ANSWERS, 2)]
+ONE_WAY = [Comparison(PROMPT, a, b) for a, b in itertools.combinations(ANSWERS, 2)]  # no reverse among them
 
 
 def load(folder: Path, **settings: object) -> EntailmentEquivalence:
@@ -32,9 +34,9 @@ def texts(comparison: Comparison) -> tuple[str, str]:
 
 
 def test_labels_do_not_depend_on_the_batch_and_take_all_values(nli_folder: Path) -> None:
-    model = load(nli_folder, microbatch=7)
-    together = model.labels([texts(c) for c in PAIRS])
-    assert together == [model.labels([texts(c)])[0] for c in PAIRS]
+    together = load(nli_folder, microbatch=7).labels([texts(c) for c in PAIRS])
+    alone = load(nli_folder)
+    assert together == [alone.labels([texts(c)])[0] for c in PAIRS]
     assert set(together) == {"contradiction", "neutral", "entailment"}  # else the tests below prove little
 
 
@@ -52,17 +54,25 @@ def test_labels_are_those_of_plain_transformers(nli_folder: Path) -> None:
 
 @pytest.mark.parametrize("rule", ["strict", "lax", "non-contradiction"])
 def test_both_directions_are_asked_with_the_question_and_the_second_only_when_open(nli_folder: Path, rule: str) -> None:
+    judge = load(nli_folder)
+    forward = judge.labels([texts(c) for c in ONE_WAY])
+    backward = judge.labels([texts(c)[::-1] for c in ONE_WAY])
     model = load(nli_folder, rule=rule)
-    forward = model.labels([texts(c) for c in PAIRS])
-    backward = model.labels([texts(c)[::-1] for c in PAIRS])
-    before = model.counts()["nli_calls"]
-    verdicts = model.equivalent(PAIRS)
+    verdicts = model.equivalent(ONE_WAY)
     assert verdicts == [entailment_clusters.equivalent(a, b, rule) for a, b in zip(forward, backward, strict=True)]
     assert True in verdicts
     assert False in verdicts
     still_open = sum(not entailment_clusters.forward_decides(label, rule) for label in forward)
-    assert model.counts()["nli_calls"] - before == len(PAIRS) + still_open
-    assert still_open < len(PAIRS)
+    assert model.counts()["nli_calls"] == len(ONE_WAY) + still_open
+    assert still_open < len(ONE_WAY)
+
+
+def test_no_question_is_asked_twice(nli_folder: Path) -> None:
+    model = load(nli_folder)
+    model.labels([texts(c) for c in [*PAIRS, *PAIRS]])
+    assert model.counts()["nli_calls"] == len(PAIRS)
+    model.equivalent([Comparison(replace(PROMPT, prompt_id="2"), c.leader, c.answer) for c in PAIRS])
+    assert model.counts()["nli_calls"] == len(PAIRS)
 
 
 def test_the_label_order_is_read_from_the_config(nli_folder: Path, tmp_path: Path) -> None:
@@ -103,9 +113,14 @@ def test_labels_are_checked_before_the_weights_are_read(nli_folder: Path, tmp_pa
 
 def test_the_question_is_cut_to_its_first_tokens(nli_folder: Path) -> None:
     model = load(nli_folder, question_tokens=4)
-    assert model.question(PROMPT) == "what is the capital"
-    assert model.question(Prompt("2", "who is it")) == "who is it"
-    assert model.counts()["nli_questions_cut"] == 1
+    of_the_rest = Prompt("2", "what is the capital of france", "in a big town")
+    verdicts = model.equivalent(PAIRS)
+    assert verdicts == model.equivalent([Comparison(of_the_rest, c.leader, c.answer) for c in PAIRS])
+    model.equivalent([Comparison(Prompt("3", "who is it"), "yes", "no")])
+    assert model.counts()["nli_questions_cut"] == 2
+    assert verdicts == load(nli_folder).equivalent(
+        [Comparison(Prompt("4", "what is the capital"), c.leader, c.answer) for c in PAIRS]
+    )
 
 
 def test_long_pairs_lose_the_end_of_the_longer_text_and_are_counted(nli_folder: Path) -> None:
@@ -134,6 +149,17 @@ def test_a_model_without_its_head_is_refused(nli_folder: Path, tmp_path: Path) -
     AutoTokenizer.from_pretrained(nli_folder).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="would be random"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_by_config_keeps_labels_that_are_not_near_a_tie(nli_folder: Path, dtype: str) -> None:
+    config = EquivalenceConfig(kind="nli", model=str(nli_folder), max_length=60, dtype=dtype)
+    half = build_equivalence(config, device=CPU)
+    assert next(half._model.parameters()).dtype == getattr(torch, dtype)
+    whole = load(nli_folder)
+    pairs = [texts(c) for c in PAIRS]
+    agree = sum(a == b for a, b in zip(half.labels(pairs), whole.labels(pairs), strict=True))
+    assert agree >= 0.8 * len(pairs)
 
 
 def test_the_config_builds_it(nli_folder: Path) -> None:

@@ -6,7 +6,7 @@ from training.tiny_tasks import ANSWERS, PROMPTS, multi_view_task
 
 from rlp_engine.data.records import Prompt
 from rlp_engine.errors import DataError
-from rlp_engine.training.multi_view_task import PolicyAnswers, ViewPairs
+from rlp_engine.training.multi_view_task import PolicyAnswers, ViewPairs, combined
 
 
 def pairs_of(answers, size=8):
@@ -120,3 +120,20 @@ def test_a_collapsed_representation_is_told_at_the_end_by_a_continued_task_too(f
     assert metrics["collapsed"] == 1
     assert len(warned) == 1
     assert "collapsed" in warned[0]
+
+
+def test_of_microbatches_the_least_sigma_counts_and_other_diagnostics_add_up():
+    assert combined({"min_sigma": [0.3, 0.1], "jsd": [-0.5, -0.25]}) == {"min_sigma": 0.1, "jsd": -0.75}
+
+
+def test_min_sigma_does_not_depend_on_the_microbatch_of_the_warmup(folder):
+    found = []
+    for microbatch in (8, 12):  # two parts of 6, and one
+        task = multi_view_task(folder, microbatch=microbatch, pairs_per_step=12)
+        diagnostics = defaultdict(list)
+        for share in task.view_shares(1, diagnostics, is_warmup=True):
+            share()
+        found.append(combined(diagnostics))
+    assert found[0]["min_sigma"] == pytest.approx(found[1]["min_sigma"], abs=1e-5)
+    assert found[0]["mean_sigma"] == pytest.approx(found[1]["mean_sigma"], abs=1e-5)
+    assert found[0]["min_sigma"] < found[0]["mean_sigma"] - 1e-4
