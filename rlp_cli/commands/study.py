@@ -156,7 +156,6 @@ def _run(output: Output, work: Study, jobs: int) -> None:
     from rlp_engine.run.lock import RunLock
     from rlp_engine.run.signals import StopSignal
     from rlp_engine.study.launch import run_all
-    from rlp_engine.study.write import write_study
 
     work.study_dir.mkdir(parents=True, exist_ok=True)
     with StopSignal(f"to continue: rlp study {work.shown}") as stop, RunLock(work.lock) as lock:
@@ -169,15 +168,28 @@ def _run(output: Output, work: Study, jobs: int) -> None:
         outcomes = run_all(tasks, jobs=jobs, stop=stop, on_event=progress.event, on_end=progress.end)
         output.stop_progress()
         failed = [outcome for outcome in outcomes if outcome.exit_code and not stop.requested]
-        plans = work.plans()
-        summary = work.summary()
-        standing = work.standing(plans, {outcome.name: _why(outcome) for outcome in failed})
-        value = write_study(work.study_dir, work.shown, work.request, summary, standing)
-        _show_results(output, summary, value["files"])
-        stop.check(f"{len(standing['left'])} of {len(plans)} runs are not done")
+        value, unreadable = _write(output, work, failed)
+        stop.check(f"{len(value['runs']['left'])} of {len(plans)} runs are not done")
     if failed:
         raise _as_error(failed, work)
+    for error in unreadable:
+        raise error
     output.result({"study_dir": str(work.study_dir), **value})
+
+
+def _write(output: Output, work: Study, failed: Sequence[Outcome]) -> tuple[dict[str, Any], list[RlpError]]:
+    """The files of the study and its first tables, over the runs that have results. Returns study.json's content."""
+    from rlp_engine.study.summary import summarise
+    from rlp_engine.study.write import write_study
+
+    results, unreadable = work.results()
+    summary = summarise(results)
+    trouble = {name: error.what for name, error in unreadable.items()} | {o.name: _why(o) for o in failed}
+    shown = [run.name for run in work.runs if (run.seed, run.variant) in {found.run for found in results}]
+    standing = work.standing(work.plans(), trouble, shown)
+    value = write_study(work.study_dir, work.shown, work.request, summary, standing)
+    _show_results(output, summary, value["files"])
+    return value, list(unreadable.values())
 
 
 def _show_results(output: Output, summary: Any, files: Sequence[str]) -> None:

@@ -42,6 +42,11 @@ class RunResults:
     reference: str = ""
 
     @property
+    def run(self) -> tuple[int, str]:
+        """Which run of its study this is."""
+        return self.seed, self.variant
+
+    @property
     def policies(self) -> Mapping[str, Mapping[str, float]]:
         return self.numbers.get("policies", {})
 

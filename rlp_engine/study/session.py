@@ -10,22 +10,21 @@ lock                         the one `rlp study` that works here; every run has 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rlp_engine.config.load import Resolved, load_preset
-from rlp_engine.errors import ConfigError
+from rlp_engine.errors import ConfigError, CorruptArtifactError
 from rlp_engine.run.layout import RunLayout
 from rlp_engine.stages.pipeline import build_pipeline
 from rlp_engine.stages.plan import PlannedStage, plan
 from rlp_engine.study.grid import StudyRun, check_runs, make_run, runs_of, shared_stages
 from rlp_engine.study.launch import Task
-from rlp_engine.study.read import read_run_results
+from rlp_engine.study.read import RunResults, read_run_results
 from rlp_engine.study.request import Request, write_request
-from rlp_engine.study.summary import Summary, summarise
 
 COMMAND = (sys.executable, "-m", "rlp_cli")
 
@@ -129,21 +128,35 @@ class Study:
             tasks.append(Task(run.name, self.run_dir(run), command, after))
         return sorted(tasks, key=lambda task: bool(task.after))
 
-    def summary(self) -> Summary:
-        """Of the runs whose evaluation is there."""
-        found = [read_run_results(self.run_dir(run), run.seed, run.variant) for run in self.runs]
-        return summarise([results for results in found if results is not None])
+    def results(self) -> tuple[list[RunResults], dict[str, CorruptArtifactError]]:
+        """Of the runs whose evaluation is there, and the runs where it cannot be read."""
+        results: list[RunResults] = []
+        unreadable: dict[str, CorruptArtifactError] = {}
+        for run in self.runs:
+            try:
+                found = read_run_results(self.run_dir(run), run.seed, run.variant)
+            except CorruptArtifactError as error:
+                unreadable[run.name] = error
+                continue
+            if found is not None:
+                results.append(found)
+        return results, unreadable
 
-    def standing(self, plans: Sequence[RunPlan], failed: Mapping[str, str]) -> dict[str, Any]:
-        """Which runs are done, and why the others are not: {"done": [...], "left": {run: reason}}."""
-        done = [found.run.name for found in plans if not found.due]
+    def standing(self, plans: Sequence[RunPlan], trouble: Mapping[str, str], shown: Collection[str]) -> dict[str, Any]:
+        """Which runs are done, and why the others are not: {"done": [...], "left": {run: reason}}.
+
+        Args:
+            trouble: what went wrong in some runs, in words.
+            shown: runs with results in the tables.
+        """
+        names = [found.run.name for found in plans]
+        due = {found.run.name for found in plans if found.due}
         left = {}
-        for found in plans:
-            if found.due:
-                has_old = (self.run_dir(found.run) / "evaluate" / "stage.json").exists()
-                why = failed.get(found.run.name, "not done yet")
-                left[found.run.name] = f"{why}; shown with what it had before" if has_old else why
-        return {"done": done, "left": left}
+        for name in names:
+            if name in due or name in trouble:
+                why = trouble.get(name, "not done yet")
+                left[name] = f"{why}; shown with what it had before" if name in shown else why
+        return {"done": [name for name in names if name not in left], "left": left}
 
     def _first(self, run: StudyRun) -> StudyRun:
         return next(other for other in self.runs if other.seed == run.seed and not other.key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlp_engine.study.aggregate import CONFIDENCE, Difference, Mean, is_curve_point
 from rlp_engine.study.matched_kl import MatchedDifference, MatchedMean, family_of
@@ -36,8 +36,9 @@ class Table:
 def tables(summary: Summary) -> list[Table]:
     """All of them, in the order in which they are read: the preset's, then each variant's, then costs."""
     found: list[Table] = []
-    for group in summary.groups:
-        found += _group_tables(group)
+    for index, group in enumerate(summary.groups):
+        of_group = _group_tables(group)
+        found += [replace(table, note="") for table in of_group] if index else of_group  # how to read them: once
     return [*found, _costs(summary)] if summary.costs else found
 
 
