@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rlp_engine.study.request import Asked, Request
     from rlp_engine.study.session import RunPlan, Study
 
-SHOWN_TABLES = ("Policies", "Reward models", "Paired differences")  # the preset's; --verbose and study.md have all
+SHOWN_TABLES = ("Policies", "Reward models", "Paired differences", "Paired differences at the same KL")
+"""The preset's; --verbose and study.md have all."""
 
 
 def study(

@@ -25,6 +25,7 @@ from rlp_engine.study.summary import Compared, Group
 MARKERS = "osD^vPX*h"
 DASHES = ["solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1))]
 DPI = 160
+LEAST_TICK = 0.11  # of the axis between two ticks, so that their numbers stay apart
 MOST_ROWS = 24  # of differences; study.md has all
 _STYLE = {
     "svg.fonttype": "none",
@@ -126,18 +127,19 @@ def _curve(axes: Axes, group: Group, colours: Mapping[str, str], column: str, ti
         number = list(colours).index(method)
         x, y = [point["kl"] for point in points], [point[column] for point in points]
         xs, ys = [mean.mean for mean in x], [mean.mean for mean in y]
+        style = {"color": colours[method], "linestyle": DASHES[number % len(DASHES)]}
+        if start:  # no policy was measured in between: paler
+            axes.plot(np.sqrt([0.0, xs[0]]), [start.mean, ys[0]], linewidth=1, alpha=0.45, **style)
         axes.plot(
-            np.sqrt([0.0, *xs]) if start else np.sqrt(xs),
-            [start.mean, *ys] if start else ys,
-            color=colours[method],
-            linestyle=DASHES[number % len(DASHES)],
-            linewidth=1.5,
+            np.sqrt(xs),
+            ys,
+            linewidth=1.6,
             marker=_marker(family, colours),
-            markevery=slice(1 if start else 0, None),
             markersize=6.5,
             markeredgecolor="white",
             label=names.parse(family).label,
             zorder=3,
+            **style,
         )
         left = [np.sqrt(m.mean) - np.sqrt(max(0.0, m.mean - _error(m))) for m in x]
         right = [np.sqrt(m.mean + _error(m)) - np.sqrt(m.mean) for m in x]
@@ -171,7 +173,10 @@ def _error(mean: Mean) -> float:
 def _square_root_axis(axes: Axes, most: float) -> None:
     """Distances are sqrt(KL), as in Gao et al. 2023; the numbers are KL."""
     nice = [0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
-    ticks = [0.0, *[value for value in nice if most / 40 <= value <= most * 1.15]]
+    ticks = [0.0]
+    for value in nice:
+        if value <= most * 1.15 and np.sqrt(value) - np.sqrt(ticks[-1]) >= LEAST_TICK * np.sqrt(most):
+            ticks.append(value)
     axes.set_xticks(np.sqrt(ticks), [f"{tick:g}" for tick in ticks])
     axes.set_xlabel("KL from the SFT policy, nats a sequence")
 

@@ -4,9 +4,9 @@ Reward models differ in scale and slope, so one KL coefficient ends at different
 up to a point (Gao et al. 2023, arXiv:2210.10760). A family is the policies of one reward model at several
 coefficients, and the SFT policy at KL 0. Between two neighbouring points everything is linear in sqrt(KL), the
 distance in which Gao et al. draw these curves. They are concave, so the chord from SFT to a family's first policy
-lies below its curve: `on_chord` counts the seeds that were read there, and more coefficients mend it. Nothing is
-extrapolated: a family has no value beyond its largest KL. The KL itself is taken as known; its own error is not
-in the intervals.
+lies below its curve, and a family whose first policy stands far out looks worse there than it is: such readings are
+kept apart (`is_on_chord`), and more coefficients mend it. Nothing is extrapolated: a family has no value beyond its
+largest KL. The KL itself is taken as known; its own error is not in the intervals.
 
 Shapes: P = points of a family, by KL; N = instructions of a seed.
 """
@@ -56,6 +56,7 @@ class MatchedMean:
     family: str
     win_rate: Mean
     score: Mean
+    on_chord: int  # seeds in which it was read on the chord from SFT to its first policy
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,14 @@ class MatchedDifference:
     b: str
     win_rate: Difference
     score: Difference
-    on_chord: int  # seeds in which a or b was read on the chord from SFT to its first policy
+    on_chord: int  # seeds in which a or b was read on the chord
 
 
 @dataclass(frozen=True)
 class Matched:
     means: list[MatchedMean] = field(default_factory=list)
-    differences: list[MatchedDifference] = field(default_factory=list)
+    differences: list[MatchedDifference] = field(default_factory=list)  # seeds where neither is on its chord
+    on_chord: list[MatchedDifference] = field(default_factory=list)  # all seeds, where some are
 
 
 def family_of(policy: str) -> str:
@@ -120,8 +122,9 @@ def read_off(points: Sequence[Point], kl: float) -> Reading | None:
 def matched(runs: Sequence[RunResults], *, key: tuple[str | int, ...] = ()) -> Matched:
     """All families of these runs (one a seed) at common KL.
 
-    Means at a KL are over the seeds in which every family covers it, so that all are over the same seeds;
-    differences over the seeds in which both of their families do.
+    Means at a KL are over the seeds in which every family covers it, so that all are over the same seeds.
+    Differences are over the seeds in which both of their families have policies on either side of it; those that
+    also count seeds with a reading on a chord are given apart.
     """
     by_seed = [families(run) for run in runs]
     names = list(dict.fromkeys(name for found in by_seed for name in found))
@@ -136,8 +139,11 @@ def matched(runs: Sequence[RunResults], *, key: tuple[str | int, ...] = ()) -> M
             result.means.extend(_mean(kl, name, [at[name] for at in common]) for name in names)
         for a, b in pairs_of([SFT, *names]):
             both = [(at[a], at[b]) for at in readings if a in at and b in at]
-            if both:
-                result.differences.append(_difference(kl, a, b, both, key))
+            between = [(x, y) for x, y in both if not (x.is_on_chord or y.is_on_chord)]
+            if between:
+                result.differences.append(_difference(kl, a, b, between, key))
+            if len(between) < len(both):
+                result.on_chord.append(_difference(kl, a, b, both, (*key, "chord")))
     return result
 
 
@@ -147,6 +153,7 @@ def _mean(kl: float, family: str, readings: Sequence[Reading]) -> MatchedMean:
         family,
         win_rate=mean_of([reading.win_rate for reading in readings]),
         score=mean_of([reading.score for reading in readings]),
+        on_chord=sum(reading.is_on_chord for reading in readings),
     )
 
 

@@ -62,12 +62,12 @@ def _group_tables(group: Group) -> list[Table]:
     found.append(_compared(f"Paired differences{where}", group.compared, _AT_OWN_KL))
     if group.against_preset:
         found.append(_compared(f"{group.variant} less the preset", group.against_preset, _AGAINST_PRESET, twin=True))
-    if group.matched.differences:
-        found.append(_curves(f"The curves{where}", group))
     if group.matched.means:
+        found.append(_curves(f"The curves{where}", group))
         found.append(_matched_means(f"At the same KL{where}", group.matched.means))
-    if group.matched.differences:
-        found.append(_matched_differences(f"Paired differences at the same KL{where}", group.matched.differences))
+    title = f"Paired differences at the same KL{where}"
+    found.append(_matched_differences(title, group.matched.differences, _BETWEEN))
+    found.append(_matched_differences(f"{title}, on the chord from SFT", group.matched.on_chord, _CHORD))
     return [table for table in found if table.rows]
 
 
@@ -80,6 +80,15 @@ _AT_OWN_KL = (
     "more KL alone can buy score."
 )
 _AGAINST_PRESET = f"The same seed and instructions. Win-rates in points: {_INTERVAL}."
+_BETWEEN = (
+    "Over the seeds in which both reward models have a policy below and one above that KL: the comparison to judge "
+    f"methods by. Win-rates in points: {_INTERVAL}."
+)
+_CHORD = (
+    "All seeds that reach that KL, where in some one of the two has no policy below it and was read between SFT and "
+    "its first policy. A straight line in √KL most likely lies below the curve there, so who stands farther out looks "
+    "worse than it is: no evidence by itself; a larger ppo.kl_coefficient in --sweep fills the gap."
+)
 _MATCHED = (
     "Each reward model's policies at several KL coefficients, with SFT at KL 0, are read at the same KL (nats a "
     "sequence), linear in √KL between neighbours of the same seed, never beyond the largest KL of a seed"
@@ -183,13 +192,17 @@ def _matched_means(title: str, rows: Sequence[MatchedMean]) -> Table:
     cells = []
     for kl in dict.fromkeys(row.kl for row in rows):
         at = {row.family: row for row in rows if row.kl == kl}
-        values = [mean_text(at[f].win_rate, "win_rate") for f in families], [mean_text(at[f].score) for f in families]
-        both = [text for pair in zip(*values, strict=True) for text in pair]
-        cells.append([f"{kl:g}", str(at[families[0]].score.seeds), *both])
-    return Table(title, headers, cells, f"{_MATCHED}; over the seeds in which every reward model reaches that KL.")
+        values = [
+            text + "*" * bool(at[family].on_chord)
+            for family in families
+            for text in (mean_text(at[family].win_rate, "win_rate"), mean_text(at[family].score))
+        ]
+        cells.append([f"{kl:g}", str(at[families[0]].score.seeds), *values])
+    note = f"{_MATCHED}; over the seeds in which every reward model reaches that KL. *: in some seed between SFT and "
+    return Table(title, headers, cells, f"{note}its first policy, where the line most likely lies below the curve.")
 
 
-def _matched_differences(title: str, rows: Sequence[MatchedDifference]) -> Table:
+def _matched_differences(title: str, rows: Sequence[MatchedDifference], note: str) -> Table:
     headers = ["difference", "KL", "win-rate", "95% interval", "seeds > 0", "score", "seeds > 0", "on chord"]
     order = list(dict.fromkeys((row.a, row.b) for row in rows))
     cells = [
@@ -205,11 +218,8 @@ def _matched_differences(title: str, rows: Sequence[MatchedDifference]) -> Table
         ]
         for row in sorted(rows, key=lambda row: (order.index((row.a, row.b)), row.kl))
     ]
-    note = (
-        f"{_MATCHED}; over the seeds in which both reach that KL. Win-rates in points: {_INTERVAL}. `on chord`: seeds "
-        "in which one of the two was read between SFT and its own smallest KL, where a straight line in √KL most "
-        "likely lies below its curve."
-    )
+    if not any(row.on_chord for row in rows):
+        headers, cells = headers[:-1], [row[:-1] for row in cells]
     return Table(title, headers, cells, note)
 
 

@@ -104,19 +104,23 @@ def test_at_the_same_kl_the_better_reward_model_shows_though_its_policy_stands_e
 def test_seeds_that_do_not_reach_a_kl_are_left_out_and_counted(results):
     runs = [curve(results, 1, ppo=[4.0, 1.0], spg=[4.0, 1.0]), curve(results, 2, ppo=[4.0, 1.0], spg=[2.0, 1.0])]
     found = matched(runs)
-    assert {row.kl: row.score.seeds for row in found.differences} == {
-        0.2: 2,
-        0.5: 2,
-        1.0: 2,
-        1.5: 2,
-        2.0: 2,
-        3.0: 1,
-        4.0: 1,
-    }
-    assert {row.kl: row.on_chord for row in found.differences}[0.5] == 2
-    assert {row.kl: row.on_chord for row in found.differences}[1.5] == 0
+    assert {row.kl: row.score.seeds for row in found.differences} == {1.0: 2, 1.5: 2, 2.0: 2, 3.0: 1, 4.0: 1}
     at_3 = [row for row in found.means if row.kl == 3.0]
     assert [(row.family, row.score.seeds) for row in at_3] == [("ppo", 1), ("round-1/spg", 1)]
+
+
+def test_seeds_read_on_the_chord_from_sft_are_kept_apart(results):
+    # Seed 2's spg has its first policy at KL 2: at 1.5 it is read on the chord
+    runs = [curve(results, 1, ppo=[4.0, 1.0], spg=[4.0, 1.0]), curve(results, 2, ppo=[4.0, 1.0], spg=[4.0, 2.0])]
+    found = matched(runs)
+    assert {row.kl: row.score.seeds for row in found.differences} == {1.0: 1, 1.5: 1, 2.0: 2, 3.0: 2, 4.0: 2}
+    assert {row.kl: (row.on_chord, row.score.seeds) for row in found.on_chord} == {
+        0.2: (2, 2),
+        0.5: (2, 2),
+        1.0: (1, 2),
+        1.5: (1, 2),
+    }
+    assert [row.on_chord for row in found.means if row.kl == 1.5] == [0, 1]
 
 
 def test_without_a_curve_there_is_nothing_to_match(results):
