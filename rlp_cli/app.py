@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 import typer.main
 
-from rlp_cli.commands import clean, config, data, export, init, metrics, presets, report, run, stage, status
+from rlp_cli.commands import clean, config, data, export, init, metrics, presets, report, run, stage, status, study
 from rlp_cli.options import with_output
 from rlp_cli.render import Output, claim_stdout, hush, prepare_streams
 from rlp_cli.text import one_line
@@ -64,6 +64,7 @@ for _kind in stage.KINDS:
 _add(app, "status", status.status)
 _add(app, "metrics", metrics.metrics)
 _add(app, "report", report.report)
+_add(app, "study", study.study)
 _add(app, "presets", presets.presets)
 
 _config = typer.Typer(help="Show, check or compare configs.", rich_markup_mode=None)

@@ -64,6 +64,7 @@ def run_stages(
     *,
     dry_run: bool,
     write: Callable[[], object] | None = None,
+    adopt_from: Sequence[Path] = (),
 ) -> None:
     """Check what will run, then run it; with `dry_run` show it instead. Both give the same verdict.
 
@@ -95,7 +96,7 @@ def run_stages(
     if due:
         from rlp_engine.stages.runner import execute
 
-        execute(run_dir, pipeline, config, selection, ConsoleReporter(output))
+        execute(run_dir, pipeline, config, selection, ConsoleReporter(output), adopt_from)
     else:
         output.say("nothing to do: every stage that was asked for is done")
     _finish(output, run_dir, plan(run_dir, pipeline, config), has_news=bool(due))

@@ -34,6 +34,15 @@ def run(
     until: StageOptions("--until", "Run this stage and what it needs.") = None,
     force: StageOptions("--force", "Run this stage even if it is done; the old outputs are kept aside.") = None,
     method: Annotated[str, typer.Option("--method", metavar="M,M", help="Only the branches of these methods.")] = "",
+    adopt_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--adopt-from",
+            metavar="DIR",
+            help="Another run: stages that it has finished with the same fingerprint are linked from there.",
+            show_default=False,
+        ),
+    ] = None,
     sets: Sets = None,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -45,6 +54,7 @@ def run(
     or by its folder (round-1/spg).
     """
     from rlp_cli.execution import run_stages
+    from rlp_engine.config.load import require_run
     from rlp_engine.stages.selection import Selection
 
     if run_dir is None:
@@ -60,7 +70,9 @@ def run(
         # A run that has no other branches, rather than one that never runs them.
         words = [*(sets or []), *([f"methods={','.join(methods)}"] if methods else [])]
         resolved, write = _new(output, run_dir, preset, words)
-    run_stages(output, run_dir, resolved, selection, dry_run=dry_run, write=write)
+    for other in adopt_from or []:
+        require_run(other)
+    run_stages(output, run_dir, resolved, selection, dry_run=dry_run, write=write, adopt_from=adopt_from or [])
 
 
 def _existing(

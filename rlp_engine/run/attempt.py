@@ -97,6 +97,17 @@ def supersede(layout: RunLayout, name: str, events: EventLog) -> Path:
     return target
 
 
+def put_aside_partial(layout: RunLayout, name: str, events: EventLog) -> Path | None:
+    """Make room for other work on a stage. Where the unfinished work of before went; None if nothing was made yet."""
+    partial = layout.partial(name)
+    if not partial.exists():
+        return None
+    if _is_bare(partial):
+        shutil.rmtree(partial)
+        return None
+    return supersede(layout, name + PARTIAL_SUFFIX, events)
+
+
 class Attempt:
     """One go at a stage, in a `with` block that `commit` ends well. `kept_aside`: where other unfinished work went."""
 
@@ -126,11 +137,8 @@ class Attempt:
         previous = read_attempt(self.out)
         if previous is not None and (self._restart or previous.fingerprint != self._fingerprint):
             previous = None
-        if previous is None and self.out.exists():
-            if _is_bare(self.out):
-                shutil.rmtree(self.out)
-            else:
-                self.kept_aside = supersede(self._layout, self._name + PARTIAL_SUFFIX, self._events)
+        if previous is None:
+            self.kept_aside = put_aside_partial(self._layout, self._name, self._events)
         self.out.mkdir(parents=True, exist_ok=True)
         remove_temporaries(self.out)  # a killed writer's checkpoint may fill half the disk
         self._record = AttemptRecord(

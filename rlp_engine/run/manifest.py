@@ -51,6 +51,7 @@ class Manifest:
     versions: dict[str, str]
     platform: dict[str, Any]
     attempts: int
+    adopted_from: str = ""  # the run that made it, seen from this one: "../seed-42"; "" = this run did
 
     def write(self, folder: Path) -> None:
         values = asdict(self)

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.errors import ConfigError, CorruptArtifactError, DataError, RlpError
+from rlp_engine.run.adopt import adopt, find_same_work
 from rlp_engine.run.atomic import remove_temporaries, temporary_name
 from rlp_engine.run.attempt import FORCED, Attempt, complete, finish_commit
 from rlp_engine.run.events import EventLog
@@ -50,8 +51,13 @@ def execute(
     config: RunConfig,
     selection: Selection | None = None,
     reporter: Reporter | None = None,
+    adopt_from: Sequence[Path] = (),
 ) -> list[StageStatus]:
     """Run every selected stage that is due, in order; a run in which nothing is due writes nothing.
+
+    Args:
+        adopt_from: other runs. A due stage that one of them has finished with the same fingerprint is linked
+            from there instead of being computed again (run/adopt.py).
 
     Returns:
         A status for each stage of the pipeline.
@@ -89,6 +95,7 @@ def execute(
             lock=lock,
             stop=stop,
             digests=digests,
+            adopt_from=tuple(adopt_from),
         )
         return session.run(chosen)
 
@@ -105,6 +112,7 @@ class _Session:
     lock: RunLock
     stop: StopSignal
     digests: DigestCache
+    adopt_from: tuple[Path, ...] = ()
 
     def run(self, chosen: Chosen) -> list[StageStatus]:
         if self.lock.taken_over:
@@ -132,9 +140,33 @@ class _Session:
                 )
             self.lock.check()
             self.stop.check(f"before {name}")
-            results[name] = self._run_stage(due, is_forced=name in chosen.forced)
+            is_forced = name in chosen.forced
+            adopted = None if is_forced else self._adopt(due)
+            results[name] = adopted or self._run_stage(due, is_forced=is_forced)
             chosen = chosen.without_force(name)
         return [results.get(stage.spec.name, _untouched(stage)) for stage in planned]
+
+    def _adopt(self, stage: PlannedStage) -> StageStatus | None:
+        """Take the stage from a run that has done the same work; None if there is none, or not whole.
+
+        Unfinished work of the same fingerprint goes on where it is: it is ours, and some of it is done.
+        """
+        name = stage.spec.name
+        if stage.will not in ("run", "start again"):
+            return None
+        found = find_same_work(name, stage.fingerprint, self.adopt_from)
+        if found is None:
+            return None
+        other, source = found
+        started = time.monotonic()
+        try:
+            manifest = adopt(self.layout, name, other, source, self.events)
+        except (CorruptArtifactError, FileNotFoundError) as error:  # damaged, or replaced while we read it
+            self.reporter.warn(f"{name} of {other.run_dir} cannot be used, so it is made again: {error}")
+            self.events.append("not adopted", stage=name, source=str(other.run_dir), message=str(error))
+            return None
+        self.reporter.line(f"{name}: adopted from {manifest.adopted_from}")
+        return StageStatus(name, "done", "adopt", stage.because, time.monotonic() - started, manifest.summary)
 
     def _run_stage(self, stage: PlannedStage, *, is_forced: bool) -> StageStatus:
         spec, name = stage.spec, stage.spec.name
