@@ -267,26 +267,33 @@ def _branch(config: RunConfig, method: str, *, branch: str, shared: str, round_n
         owner = SYNTHESIS[matched] if round_number == 1 else matched
         synthesis = f"round-{round_number}/{owner}/synthesize"
         if method != "reseed" or round_number == 1:
-            stages.append(_synthesize(config, synthesis, SYNTHESIS[matched], shared=shared, round_number=round_number))
+            policy = "ppo" if round_number == 1 else f"round-{round_number - 1}/{method}/ppo"
+            stages.append(_synthesize(config, synthesis, SYNTHESIS[matched], shared, policy, round_number))
     stages.append(_refine_rm(config, method, branch, synthesis=synthesis, shared=shared, round_number=round_number))
     stages += _policies(config, method, f"{branch}/", reward=f"{branch}/refine-rm", round_number=round_number)
     return stages
 
 
-def _synthesize(config: RunConfig, name: str, selection: str, *, shared: str, round_number: int) -> StageSpec:
-    equivalence = config.synthesize.equivalence
-    model = equivalence.model if equivalence.kind in ("nli", "embedding") else ""
+def _synthesize(config: RunConfig, name: str, selection: str, shared: str, policy: str, round_number: int) -> StageSpec:
+    """Pairs of what `policy` answered, in `shared`/sample."""
+    inputs = (
+        StageInput("samples", stage=f"{shared}/sample", path="answers"),
+        StageInput("rewards", stage=f"{shared}/embed", path="vectors"),
+        _rows("unlabeled"),
+    )
+    if selection == "rlaif":  # the policy that answered is the judge
+        inputs += (StageInput("policy", stage=policy, path="model"),)
+        sections: tuple[str, ...] = ("seed", "compute", "model", "synthesize.rlaif")
+    else:
+        equivalence = config.synthesize.equivalence
+        inputs += _external("equivalence_model", equivalence.model if equivalence.kind in ("nli", "embedding") else "")
+        sections = ("seed", "compute", "synthesize.min_confidence", "synthesize.equivalence", "sandbox")
     return StageSpec(
         name=name,
         kind="synthesize",
-        version=1,
-        inputs=(
-            StageInput("samples", stage=f"{shared}/sample", path="answers"),
-            StageInput("rewards", stage=f"{shared}/embed", path="vectors"),
-            _rows("unlabeled"),
-            *_external("equivalence_model", model),
-        ),
-        sections=("seed", "compute", "synthesize", "sandbox"),
+        version=2,
+        inputs=inputs,
+        sections=sections,
         function="rlp_engine.stages.synthesize:run",
         params={"selection": selection, "round": round_number},
     )
