@@ -133,15 +133,19 @@ class RlaifJudge:
         start = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
         endings = [one[start:], two[start:]]
         if not all(endings) or any(self._unknown_id in ending for ending in endings if self._unknown_id is not None):
-            known = [label for label, ids in zip(self._labels, endings, strict=True) if self._unknown_id not in ids]
-            raise ConfigError(
-                "the policy's tokenizer cannot tell RLAIF's two labels apart",
-                where=f"synthesize.rlaif.labels = {list(self._labels)}",
-                found="an unknown word" if len(known) < 2 else "one label begins with the other",
-                want="two texts that it writes with different, known tokens",
-                mend='name two, such as synthesize.rlaif.labels = ["one", "two"]',
-            )
+            raise self._cannot_tell_apart()
         return one[:start], endings
+
+    def _cannot_tell_apart(self) -> ConfigError:
+        ids = self.policy.tokenizer(list(self._labels), add_special_tokens=False, verbose=False)["input_ids"]
+        unknown = [label for label, own in zip(self._labels, ids, strict=True) if self._unknown_id in own]
+        return ConfigError(
+            "the policy's tokenizer cannot tell RLAIF's two labels apart",
+            where=f"synthesize.rlaif.labels = {list(self._labels)}",
+            found=f"it does not know {' and '.join(map(repr, unknown))}" if unknown else "one begins with the other",
+            want="two texts that it writes with different, known tokens",
+            mend='such as synthesize.rlaif.labels = ["one", "two"]; ask for them in synthesize.rlaif.prompt too',
+        )
 
     def _fitted(self, comparison: Comparison) -> Comparison:
         """The comparison with answers that fit in both orders: the longer one loses its end first."""

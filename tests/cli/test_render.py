@@ -65,6 +65,7 @@ def test_words_for_numbers_times_and_sizes():
     assert [size(b) for b in (0, 1023, 1536, 3 << 30)] == ["0 B", "1023 B", "1.5 KiB", "3.0 GiB"]
     assert one_line("a\n\nb  c", 4) == "a b…"
     assert toml_value({"a": [True, 'x"y']}) == '{a = [true, "x\\"y"]}'
+    assert toml_value("one\ntwo") == '"one\\ntwo"'
 
 
 def test_secrets_are_redacted(monkeypatch):
