@@ -29,32 +29,96 @@ def read_results(run_dir: Path) -> dict[str, Any] | None:
 
 
 def show_results(output: Output, results: dict[str, Any]) -> None:
-    """Win-rates of the policies, then accuracies of the reward models."""
+    """Policies, those of a curve, gains over SFT, accuracies of the reward models and of the synthetic pairs.
+
+    A table of what the results do not hold is left out.
+    """
     policies = results["policies"]
+    base = [row for row in policies if not _is_curve_point(row)]
+    _show_policies(output, base)
+    if curve := [row for row in policies if _is_curve_point(row)]:
+        output.show()
+        headers = ["at other KL coefficients", "win-rate %", "±", "score", "kl", "tokens"]
+        output.table(headers, [_policy_cells(row) for row in curve])
+    _show_gains(output, base)
+    _show_accuracies(output, results.get("reward_models") or [])
+    if pairs := results.get("synthetic_pairs"):
+        rows = [[row["name"], _percent(row), _percent(row, "standard_error"), str(row["n"])] for row in pairs]
+        output.show()
+        output.table(["synthetic pairs that the judge confirms", "%", "±", "pairs"], rows)
+
+
+def _show_policies(output: Output, policies: list[dict[str, Any]]) -> None:
     parts = _parts_that_tell_more(policies)
     parts = parts if output.verbose else parts[:PARTS_SHOWN]
     headers = ["policy", "win-rate %", "±", "score", "kl", "tokens", *parts]
-    rows = [
-        [
-            row["name"],
-            _fixed(row["win_rate"], 1),
-            _fixed(row["standard_error"], 1),
-            _fixed(row["mean_score"], 3),
-            _fixed(row["kl"], 2),
-            _fixed(row["mean_tokens"], 1),
-            *(_fixed((row.get("parts") or {}).get(part), 3) for part in parts),
-        ]
-        for row in policies
+    output.table(
+        headers,
+        [[*_policy_cells(row), *(_fixed((row.get("parts") or {}).get(part), 3) for part in parts)] for row in policies],
+    )
+
+
+def _policy_cells(row: dict[str, Any]) -> list[str]:
+    return [
+        row["name"],
+        _fixed(row["win_rate"], 1),
+        _fixed(row["standard_error"], 1),
+        _fixed(row["mean_score"], 3),
+        _fixed(row["kl"], 2),
+        _fixed(row["mean_tokens"], 1),
     ]
-    output.table(headers, rows)
-    models = results.get("reward_models") or []
-    sets = list(dict.fromkeys(name for row in models for name in row["accuracy"]))
-    if sets:
+
+
+def _show_gains(output: Output, policies: list[dict[str, Any]]) -> None:
+    """What of each gain over the SFT policy is correctness, where the judge tells it from style."""
+    gained = [(row["name"], row["gain"]) for row in policies if (row.get("gain") or {}).get("correct") is not None]
+    if gained:
         output.show()
         output.table(
-            ["accuracy % on samples of", *sets],
-            [[row["name"], *(_accuracy(row["accuracy"].get(name)) for name in sets)] for row in models],
+            ["gain over sft", "score", "±", "correct", "style", "correct %"],
+            [
+                [
+                    name,
+                    *(_fixed(gain[key], 3) for key in ("score", "standard_error", "correct", "style")),
+                    _fixed(100 * gain["correct"] / gain["score"], 0) if gain["score"] > 0 else "-",
+                ]
+                for name, gain in gained
+            ],
         )
+
+
+def _show_accuracies(output: Output, models: list[dict[str, Any]]) -> None:
+    """On the samples of SFT, of PPO and of the policy that each reward model trained; --verbose: of every policy."""
+    sets = list(dict.fromkeys(name for row in models for name in row["accuracy"]))
+    if not sets:
+        return
+    if output.verbose:
+        columns = [(name, lambda model, name=name: name) for name in sets]
+    else:
+        columns = [(name, lambda model, name=name: name) for name in ("sft", "ppo") if name in sets]
+        if any(name not in ("sft", "ppo") for name in sets):
+            columns.append(("its policy", lambda model: "ppo" if model["name"] == "train-rm" else model["name"]))
+    differ = [("", False)]
+    if any("differing" in entry for row in models for entry in row["accuracy"].values()):
+        differ.append((" of pairs of which one is right", True))
+    for words, only_differing in differ:
+        output.show()
+        output.table(
+            [f"accuracy %{words} on samples of", *(title for title, _ in columns)],
+            [
+                [
+                    model["name"],
+                    *(_accuracy(model["accuracy"].get(of(model)), differing=only_differing) for _, of in columns),
+                ]
+                for model in models
+            ],
+        )
+
+
+def _is_curve_point(row: dict[str, Any]) -> bool:
+    from rlp_engine.stages.pipeline import is_curve_point
+
+    return is_curve_point(row["name"])
 
 
 def _parts_that_tell_more(policies: list[dict[str, Any]]) -> list[str]:
@@ -78,5 +142,10 @@ def _fixed(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: never "-0.00"
 
 
-def _accuracy(entry: dict[str, Any] | None) -> str:
-    return "-" if not entry or entry["accuracy"] is None else f"{100 * entry['accuracy']:.1f}"
+def _accuracy(entry: dict[str, Any] | None, *, differing: bool) -> str:
+    entry = (entry or {}).get("differing") if differing else entry
+    return _percent(entry or {})
+
+
+def _percent(entry: dict[str, Any], key: str = "accuracy") -> str:
+    return "-" if entry.get(key) is None else _fixed(100 * entry[key], 1)

@@ -22,8 +22,8 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 
-METHODS = ("spg", "uml", "uml+spg", "reseed", "mvi", "infomax", "cl", "select-all", "reward-pair")
-SYNTHESIS = {"spg": "spg", "uml+spg": "spg", "select-all": "select-all", "reward-pair": "reward-pair"}
+METHODS = ("spg", "uml", "uml+spg", "reseed", "mvi", "infomax", "cl", "select-all", "reward-pair", "rlaif")
+SYNTHESIS = {"spg": "spg", "uml+spg": "spg", "select-all": "select-all", "reward-pair": "reward-pair", "rlaif": "rlaif"}
 MULTI_VIEW = {"uml": "uml", "uml+spg": "uml", "mvi": "mvi", "infomax": "infomax", "cl": "cl"}
 
 
@@ -312,11 +312,44 @@ class EquivalenceConfig(Section):
     max_length: Positive = Field(512, description="tokens of an NLI pair or an embedded text")
 
 
+RLAIF_PROMPT = """\
+Compare two responses to the same instruction and say which one follows it better: write 1 for the first response or 2 \
+for the second, and nothing else.
+
+Instruction:
+{instruction}
+
+Response 1:
+{response_1}
+
+Response 2:
+{response_2}"""
+
+
+class RlaifConfig(Section):
+    """How the policy is asked which of two of its own answers is better (METHOD 3.5, 7.37)."""
+
+    prompt: str = Field(RLAIF_PROMPT, description="what it is asked, put into model.template as an instruction; {instruction}, {response_1} and {response_2} stand for the texts [we]")
+    labels: list[str] = Field(["1", "2"], min_length=2, max_length=2, description="what it may answer: the response shown first, or second; compared by log-probability, in both orders")
+    max_length: Positive = Field(1024, description="tokens of prompt and label; the longer response loses its end first")
+    microbatch: Positive = Field(16, description="rows per forward pass; a comparison is four (two orders, two labels)", json_schema_extra=SAFE)
+
+    @model_validator(mode="after")
+    def _two_labels_and_three_places(self) -> RlaifConfig:
+        missing = [name for name in ("{instruction}", "{response_1}", "{response_2}") if name not in self.prompt]
+        if missing:
+            raise ValueError(f"prompt lacks {', '.join(missing)}")
+        if not all(label.strip() for label in self.labels) or self.labels[0] == self.labels[1]:
+            raise ValueError(f"labels must be two different texts, got {self.labels}")
+        return self
+
+
 class SynthesizeConfig(Section):
     """Clusters -> confidence -> synthetic pairs (METHOD 3.4)."""
 
     min_confidence: Share = Field(0.5, description="gamma; accepted when confidence >= gamma [P]")
     equivalence: EquivalenceConfig = EquivalenceConfig()
+    rlaif: RlaifConfig = RlaifConfig()
 
 
 class EvaluateConfig(Section):

@@ -1,4 +1,4 @@
-"""How well a reward model orders a policy's own answers, where their true scores are known."""
+"""How well a reward model orders a policy's own answers, or a method its synthetic pairs, by their true scores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlp_engine.errors import DataError
+from rlp_engine.evaluation.winrate import mean_and_standard_error
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,25 @@ def reward_accuracy(
     spread = np.sum((right - accuracy * pairs) ** 2)  # linearised ratio estimator, prompts as clusters
     standard_error = math.sqrt(used / (used - 1) * spread) / total if used > 1 else math.nan
     return RewardAccuracy(float(accuracy), standard_error, int(total))
+
+
+def pair_accuracy(chosen_scores: Sequence[float], rejected_scores: Sequence[float]) -> RewardAccuracy:
+    """Share of preference pairs, one a prompt, whose order the true scores confirm; a draw counts one half.
+
+    The accuracy column of the paper's Table 5 (METHOD 3.5). The standard error is std / sqrt(n), n - 1 in the variance.
+
+    Raises:
+        DataError: if the lengths differ, or a score is NaN, which would compare as a silent error.
+    """
+    chosen, rejected = np.asarray(chosen_scores, float), np.asarray(rejected_scores, float)
+    if chosen.shape != rejected.shape:
+        raise DataError("chosen and rejected scores differ in length", found=f"{chosen.size} and {rejected.size}")
+    if np.isnan(chosen).any() or np.isnan(rejected).any():
+        raise DataError("a judge gave no number of a synthetic pair")
+    if chosen.size == 0:
+        return RewardAccuracy(math.nan, math.nan, 0)
+    accuracy, standard_error = mean_and_standard_error((1 + np.sign(chosen - rejected)) / 2)
+    return RewardAccuracy(accuracy, standard_error, int(chosen.size))
 
 
 def _prompt_pairs(rewards: np.ndarray, scores: np.ndarray, labels: Sequence[Hashable] | None) -> tuple[float, int]:

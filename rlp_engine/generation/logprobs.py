@@ -5,12 +5,15 @@ Shapes: B rows, L tokens of prompt and response, T response tokens, N = B * T, V
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from rlp_engine.models.inputs import accepts, model_inputs
+from rlp_engine.training.rows import microbatches, pack
 
 CHUNK = 8192  # tokens whose logits are held in float32 at a time: 8192 x 32k x 4 bytes = 1 GiB
 
@@ -54,3 +57,32 @@ def response_logprobs(
 def _logprobs(logits_NV: Tensor, token_N: Tensor, temperature: float) -> Tensor:
     scaled_NV = logits_NV.float() / temperature
     return scaled_NV.gather(-1, token_N[:, None]).squeeze(-1) - scaled_NV.logsumexp(dim=-1)
+
+
+def sequence_logprobs(
+    model: PreTrainedModel,
+    prompt_ids: Sequence[list[int]],
+    response_ids: Sequence[list[int]],
+    *,
+    pad_id: int,
+    rows: int,
+) -> list[float]:
+    """log pi(response | prompt) of each row at T = 1, nats, in order; no gradient.
+
+    Args:
+        rows: sequences per forward pass. Rows of like length go together; the numbers do not depend on it, up to
+            the last bits of a float.
+    """
+    sums = [0.0] * len(response_ids)
+    for group in microbatches(range(len(response_ids)), prompt_ids, response_ids, rows):
+        packed = pack(
+            [prompt_ids[row] for row in group],
+            [response_ids[row] for row in group],
+            pad_id=pad_id,
+            device=model.device,
+        )
+        with torch.no_grad():
+            logprobs_RT = response_logprobs(model, packed.ids_RL, packed.attention_RL, packed.start)
+        for row, total in zip(group, logprobs_RT.double().sum(-1).tolist(), strict=True):
+            sums[row] = total
+    return sums

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Reason = Literal["accepted", "low-confidence", "one-cluster", "equal"]
+CONFIDENT = 0.75  # a preference of at least this for one of the two answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +113,13 @@ def rlaif_preference(first_order: tuple[float, float], second_order: tuple[float
     return (_first_of_two(*first_order) + (1.0 - _first_of_two(*second_order))) / 2.0
 
 
-def choose_rlaif_pair(first: int, second: int, preference: float) -> Decision:
+def choose_rlaif_pair(first: int, second: int, preference: float, rewards: Sequence[float] | None = None) -> Decision:
     """Ablation "RLAIF": the answer the policy itself prefers; 1/2 gives no pair.
 
     Args:
         first, second: indices of the two answers (`draw_two`).
         preference: `rlaif_preference` of the first over the second.
+        rewards: of all n answers, only to be reported with the pair.
 
     Raises:
         ValueError: if the indices are equal, or preference is outside [0, 1].
@@ -127,7 +129,33 @@ def choose_rlaif_pair(first: int, second: int, preference: float) -> Decision:
     if preference == 0.5:
         return Decision("equal")
     chosen, rejected = (first, second) if preference > 0.5 else (second, first)
+    if rewards is not None:
+        return _accepted(chosen, rejected, rewards)
     return Decision("accepted", chosen=chosen, rejected=rejected)
+
+
+def summarise_rlaif(
+    judgements: Sequence[tuple[tuple[float, float], tuple[float, float]]],
+) -> dict[str, float | int | None]:
+    """How the policy judged: was it sure, and did the order of the two answers decide?
+
+    Args:
+        judgements: (first order, second order) of each comparison, as `rlaif_preference` takes them.
+
+    Returns:
+        "rlaif_asked" (comparisons); "rlaif_confident_rate", those whose preference is at least 0.75 for either answer;
+        "rlaif_consistent_rate", those in which both orders prefer the same answer; "rlaif_first_label", the mean
+        probability of the first label over both orders, 1/2 without a position bias. A rate of nothing is None.
+    """
+    count = len(judgements)
+    first = [(_first_of_two(*one), _first_of_two(*other)) for one, other in judgements]
+    preferences = [rlaif_preference(*orders) for orders in judgements]
+    return {
+        "rlaif_asked": count,
+        "rlaif_confident_rate": _rate(sum(max(p, 1 - p) >= CONFIDENT for p in preferences), count),
+        "rlaif_consistent_rate": _rate(sum((one - 0.5) * (0.5 - other) > 0 for one, other in first), count),
+        "rlaif_first_label": math.fsum(map(math.fsum, first)) / (2 * count) if count else None,
+    }
 
 
 def draw_two(count: int, draw: float) -> tuple[int, int]:

@@ -51,7 +51,7 @@ def render(run: RunFiles, found: Mapping[str, Any] | None) -> str:
         "ppo": training.ppo_section(run, colours),
         "reward-models": training.reward_section(run, found, colours),
         "drift": preferences.drift_section(run),
-        "synthetic": preferences.synthesis_section(run),
+        "synthetic": preferences.synthesis_section(run, found, colours),
         "read": examples.section(run),
     }
     sections["stages"] = provenance.section(run)  # last: it names what the others could not read

@@ -9,13 +9,14 @@ from typing import Any
 
 from rlp_engine.report import figures, names
 from rlp_engine.report.html import Markup, clip, number, tag
-from rlp_engine.report.read import Decisions, RunFiles, StageFiles, read_decisions, read_json, read_lines
+from rlp_engine.report.pair_facts import confirmed, pair_facts
+from rlp_engine.report.read import Decisions, RunFiles, StageFiles, read_decisions, read_json
 
 REASONS = {  # methods.synthetic_preferences.Reason -> (words, colour)
     "accepted": ("accepted", 3),
     "low-confidence": ("confidence too low", 2),
     "one-cluster": ("one cluster only: nothing to reject", 0),
-    "equal": ("equal rewards", 5),
+    "equal": ("equal: nothing to prefer", 5),
 }
 SIDES = {"preferences": ("preference pairs", 0), "sft": ("SFT answers", 5), "policy": ("policy answers", 1)}
 MEASURES = (
@@ -79,8 +80,8 @@ def _side(side: str) -> tuple[str, int]:
     return SIDES.get(side, (side, 7))
 
 
-def synthesis_section(run: RunFiles) -> Markup | None:
-    """Acceptance, confidence histogram and clusters to read, for each synthesize stage."""
+def synthesis_section(run: RunFiles, results: Mapping[str, Any] | None, colours: Mapping[str, int]) -> Markup | None:
+    """What the judge confirms; then acceptance, histogram and clusters to read of each synthesize stage."""
     stages = [stage for stage in run.of_kind("synthesize") if (stage.path / "decisions.jsonl").is_file()]
     blocks = [_synthesis(stage, run, index) for index, stage in enumerate(stages)]
     if not blocks:
@@ -91,9 +92,11 @@ def synthesis_section(run: RunFiles) -> Markup | None:
         tag(
             "p",
             "Answers that mean the same form a cluster. The largest cluster's best-rewarded answer is preferred to an "
-            "answer from outside it, when the cluster is large enough.",
+            "answer from outside it, when the cluster is large enough. Reward pair and RLAIF compare two answers drawn "
+            "at random instead, by the reward model or by the policy itself.",
             class_="muted",
         ),
+        confirmed(results, colours),
         blocks,
         id="synthetic",
     )
@@ -120,7 +123,7 @@ def _synthesis(stage: StageFiles, run: RunFiles, index: int) -> Markup:
     return tag(
         "div",
         tag("h3", label, tag("span", stage.status, class_="tag") if stage.status != "done" else None),
-        _pair_facts(stage, run),
+        pair_facts(stage, run),
         tag("div", legend, class_="legend"),
         histogram,
         _examples(decisions),
@@ -144,37 +147,6 @@ def _gamma(stage: StageFiles) -> float | None:
     section = config.get("synthesize") if isinstance(config, Mapping) else None
     gamma = section.get("min_confidence") if isinstance(section, Mapping) else None
     return float(gamma) if isinstance(gamma, int | float) else None
-
-
-def _pair_facts(stage: StageFiles, run: RunFiles) -> Markup | None:
-    """Number and lengths of the pairs in pairs.jsonl, read a line at a time."""
-    count, chosen, rejected = 0, 0, 0
-    for row in read_lines(stage.path / "pairs.jsonl", run.problems):
-        count += 1
-        chosen += len(str(row.get("chosen", "")))
-        rejected += len(str(row.get("rejected", "")))
-    if not count:
-        return None
-    return tag(
-        "p",
-        tag("b", number(count)),
-        f" pairs; preferred answers have {number(chosen / count, 0)} characters on average, "
-        f"rejected ones {number(rejected / count, 0)}.",
-        _statistics(stage.record.get("summary")),
-    )
-
-
-def _statistics(summary: Any) -> str:
-    """What only the stage knows: rewards of the pairs and what clustering cost."""
-    if not isinstance(summary, Mapping):
-        return ""
-    text = ""
-    reversed_, asked, naive = (summary.get(key) for key in ("reversed_reward_rate", "comparisons", "naive_comparisons"))
-    if isinstance(reversed_, int | float):
-        text += f" In {number(100 * reversed_, 1)} % of the pairs the rejected answer has the higher reward."
-    if isinstance(asked, int) and isinstance(naive, int):
-        text += f" Clustering asked {number(asked)} questions, {number(naive - asked)} less than one by one."
-    return text
 
 
 def _examples(decisions: Decisions) -> Markup | None:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlp_engine.report import figures, names
-from rlp_engine.report.figures import Mark
+from rlp_engine.report import names
+from rlp_engine.report.comparisons import against_kl, differences
 from rlp_engine.report.html import Markup, number, tag
+from rlp_engine.report.rows import difference_to, dot, finite, is_difference, label_of, method_of, name_of, percent
+from rlp_engine.report.score_parts import gains, parts
 
-Z95 = 1.96  # standard errors to a 95% interval of a mean
-MOST_DIFFERENCES = 14  # rows of the figure; all of them are in the table below it
 KL_RATIO = 1.25  # policies whose KL differ by more than this factor get a warning
 
 
 def section(results: Mapping[str, Any], colours: Mapping[str, int]) -> Markup:
     """Findings, the table of policies, paired differences, and win-rate against KL."""
     policies = [row for row in results.get("policies") or [] if isinstance(row, Mapping)]
-    paired = [row for row in results.get("paired") or [] if _is_difference(row)]
+    base = [row for row in policies if not names.parse(name_of(row)).kl_coefficient]
+    paired = [row for row in results.get("paired") or [] if is_difference(row)]
     judge, reference = str(results.get("judge", "unknown")), str(results.get("reference", "the reference"))
     return tag(
         "section",
@@ -28,12 +28,14 @@ def section(results: Mapping[str, Any], colours: Mapping[str, int]) -> Markup:
             f"Held-out instructions; “{judge}” judges each answer against “{reference}”. A draw is half a win.",
             class_="muted",
         ),
-        tag("div", _findings(policies, paired, results), class_="cards"),
-        _table(policies, paired, colours),
-        _caveats(policies),
-        _parts(policies, colours),
-        _differences(paired, colours),
-        _against_kl(policies, colours),
+        tag("div", _findings(base, paired, results), class_="cards"),
+        _table(base, paired, colours),
+        _caveats(base),
+        parts(base, colours),
+        gains(base, colours),
+        differences(paired, colours),
+        against_kl(policies, colours),
+        _curve(policies, paired, colours),
         id="results",
     )
 
@@ -41,21 +43,23 @@ def section(results: Mapping[str, Any], colours: Mapping[str, int]) -> Markup:
 def _findings(
     policies: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
 ) -> list[Markup]:
-    ranked = sorted((row for row in policies if _finite(row.get("win_rate"))), key=lambda row: -row["win_rate"])
+    ranked = sorted((row for row in policies if finite(row.get("win_rate"))), key=lambda row: -row["win_rate"])
     if not ranked:
         return []
     best = ranked[0]
     cards = [
         _card(
             f"{number(best['win_rate'], 1)} ± {number(best.get('standard_error'), 1)} %",
-            f"best win-rate: {_label(best)} (one standard error, {number(best.get('n'))} instructions)",
+            f"best win-rate: {label_of(best)} (one standard error, {number(best.get('n'))} instructions)",
         )
     ]
-    refined = next((row for row in ranked if _method(row) not in ("sft", "ppo", "reseed") and "/" in _name(row)), None)
+    refined = next(
+        (row for row in ranked if method_of(row) not in ("sft", "ppo", "reseed") and "/" in name_of(row)), None
+    )
     if refined is not None:
         for other in ("ppo", "reseed"):
-            difference = _difference(
-                paired, _name(refined), lambda name, other=other: names.parse(name).method == other
+            difference = difference_to(
+                paired, name_of(refined), lambda name, other=other: names.parse(name).method == other
             )
             if difference is not None:
                 value, low, high, rival = difference
@@ -63,7 +67,7 @@ def _findings(
                 cards.append(
                     _card(
                         number(value, 1, sign=True, unit=" points"),
-                        f"{_label(refined)} over {names.parse(rival).label}, same instructions "
+                        f"{label_of(refined)} over {names.parse(rival).label}, same instructions "
                         f"(95 % interval {number(low, 1, sign=True)} to {number(high, 1, sign=True)}; {verdict})",
                         "good" if low > 0 else "bad" if high < 0 else "",
                     )
@@ -76,15 +80,15 @@ def _accuracy_card(results: Mapping[str, Any], refined: Mapping[str, Any] | None
     on_ppo = {}
     for model in results.get("reward_models") or []:
         cell = (model.get("accuracy") or {}).get("ppo") or {}
-        if _finite(cell.get("accuracy")):
+        if finite(cell.get("accuracy")):
             on_ppo[str(model.get("name"))] = cell["accuracy"]
-    after = next((value for name, value in on_ppo.items() if refined and _same_branch(name, _name(refined))), None)
+    after = next((value for name, value in on_ppo.items() if refined and _same_branch(name, name_of(refined))), None)
     if "train-rm" not in on_ppo or after is None:
         return []
     return [
         _card(
             f"{number(100 * on_ppo['train-rm'], 1)} → {number(100 * after, 1)} %",
-            f"of pairs of PPO's own answers ordered rightly: first reward model → {_label(refined)}'s",
+            f"of pairs of PPO's own answers ordered rightly: first reward model → {label_of(refined)}'s",
         )
     ]
 
@@ -102,7 +106,7 @@ def _card(big: str, what: str, tone: str = "") -> Markup:
 def _table(
     policies: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, Any]], colours: Mapping[str, int]
 ) -> Markup:
-    rates = [row["win_rate"] for row in policies if _finite(row.get("win_rate"))]
+    rates = [row["win_rate"] for row in policies if finite(row.get("win_rate"))]
     head = ["Policy", "Win-rate", "v PPO", "Won · drawn · lost", "Score", "KL", "Tokens", "Characters", "EOS"]
     titles = {
         "v PPO": "difference in percentage points on the same instructions, with its 95 % interval",
@@ -113,20 +117,32 @@ def _table(
     head_row = [tag("th", text, scope="col", title=titles.get(text)) for text in head]
     rows = []
     for row in policies:
-        name = names.parse(_name(row))
-        is_best = _finite(row.get("win_rate")) and row["win_rate"] == max(rates)
+        name = names.parse(name_of(row))
+        is_best = finite(row.get("win_rate")) and row["win_rate"] == max(rates)
         cells = [
-            tag("td", _dot(colours.get(name.method, 0)), name.label, _sub(name)),
+            tag("td", dot(colours.get(name.method, 0)), name.label, _sub(name)),
             tag("td", _rate(row, colours.get(name.method, 0))),
             tag("td", _against_ppo(paired, name.full)),
             tag("td", " · ".join(number(row.get(key)) for key in ("wins", "draws", "losses"))),
             *(tag("td", number(row.get(key), digits)) for key, digits in (("mean_score", 2), ("kl", 2))),
             *(tag("td", number(row.get(key), 1)) for key in ("mean_tokens", "mean_characters")),
-            tag("td", number(_percent(row.get("eos_share")), 1, unit=" %")),
+            tag("td", number(percent(row.get("eos_share")), 1, unit=" %")),
         ]
         rows.append(tag("tr", cells, class_="best" if is_best else None))
     table = tag("table", tag("thead", tag("tr", head_row)), tag("tbody", rows))
     return tag("div", table, class_="scroll")
+
+
+def _curve(
+    policies: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, Any]], colours: Mapping[str, int]
+) -> Markup | None:
+    """The policies trained at other weights of the KL penalty, folded away: the figure shows them all."""
+    points = [row for row in policies if names.parse(name_of(row)).kl_coefficient]
+    if not points:
+        return None
+    return tag(
+        "details", tag("summary", f"Policies at other KL coefficients ({len(points)})"), _table(points, paired, colours)
+    )
 
 
 def _sub(name: names.Name) -> Markup | None:
@@ -137,9 +153,9 @@ def _sub(name: names.Name) -> Markup | None:
 def _rate(row: Mapping[str, Any], colour: int) -> Markup:
     """A bar from 0 to 100 with a line at 50 and one standard error either side, and the number."""
     rate, error = row.get("win_rate"), row.get("standard_error")
-    if not _finite(rate):
+    if not finite(rate):
         return tag("span", "–")
-    low, high = (max(0.0, rate - error), min(100.0, rate + error)) if _finite(error) else (rate, rate)
+    low, high = (max(0.0, rate - error), min(100.0, rate + error)) if finite(error) else (rate, rate)
     drawn = tag(
         "svg",
         tag("rect", x=0, y=4, width=100, height=14, rx=1, class_="track"),
@@ -157,7 +173,7 @@ def _rate(row: Mapping[str, Any], colour: int) -> Markup:
 
 
 def _against_ppo(paired: Sequence[Mapping[str, Any]], name: str) -> list[Markup | str]:
-    difference = _difference(paired, name, lambda other: other == "ppo")
+    difference = difference_to(paired, name, lambda other: other == "ppo")
     if difference is None:
         return ["–"]
     value, low, high, _ = difference
@@ -173,7 +189,7 @@ def _caveats(policies: Sequence[Mapping[str, Any]]) -> Markup:
         "several seeds before calling one method better.",
         class_="note",
     )
-    kls = [row["kl"] for row in policies if _method(row) != "sft" and _finite(row.get("kl")) and row["kl"] > 0]
+    kls = [row["kl"] for row in policies if method_of(row) != "sft" and finite(row.get("kl")) and row["kl"] > 0]
     if not kls or max(kls) <= KL_RATIO * min(kls):
         return seeds
     scale = tag(
@@ -183,140 +199,3 @@ def _caveats(policies: Sequence[Mapping[str, Any]]) -> Markup:
         class_="note",
     )
     return tag("div", seeds, scale)
-
-
-def _parts(policies: Sequence[Mapping[str, Any]], colours: Mapping[str, int]) -> Markup | None:
-    """Where a score comes from: correctness, or style alone?"""
-    parts = list(dict.fromkeys(part for row in policies for part in row.get("parts") or {}))
-    if not parts:
-        return None
-    head = [tag("th", text.replace("_", " "), scope="col") for text in ("Policy", *parts)]
-    rows = [
-        tag(
-            "tr",
-            tag("td", _dot(colours.get(_method(row), 0)), _label(row)),
-            [tag("td", number((row.get("parts") or {}).get(part), 3)) for part in parts],
-        )
-        for row in policies
-    ]
-    return tag(
-        "div",
-        tag("h3", "What the score is made of"),
-        tag("p", "Mean of each part of the judge's score.", class_="muted"),
-        tag("div", tag("table", tag("thead", tag("tr", head)), tag("tbody", rows)), class_="scroll"),
-    )
-
-
-def _differences(paired: Sequence[Mapping[str, Any]], colours: Mapping[str, int]) -> Markup | None:
-    if not paired:
-        return None
-    marks = [
-        Mark(
-            f"{names.parse(str(row['a'])).label} − {names.parse(str(row['b'])).label}",
-            row["difference"],
-            row["low"],
-            row["high"],
-            colours.get(names.parse(str(row["a"])).method, 0),
-        )
-        for row in paired
-    ]
-    cells = [
-        tag(
-            "tr",
-            tag("td", mark.label),
-            tag("td", number(mark.value, 2, sign=True)),
-            tag("td", f"{number(mark.low, 2, sign=True)} to {number(mark.high, 2, sign=True)}"),
-        )
-        for mark in marks
-    ]
-    head = tag("tr", tag("th", "Difference"), tag("th", "Points"), tag("th", "95 % interval"))
-    figure = figures.forest(
-        marks[:MOST_DIFFERENCES],
-        name="paired",
-        title="Paired differences of win-rates with 95 % intervals",
-        x_label="difference in win-rate, percentage points",
-        zero=0.0,
-    )
-    return tag(
-        "div",
-        tag("h3", "Paired differences"),
-        tag("p", "Same instructions for both policies; bootstrap over instructions, 95 % intervals.", class_="muted"),
-        tag("figure", figure, class_="wide"),
-        tag(
-            "details",
-            tag("summary", "Numbers"),
-            tag("div", tag("table", tag("thead", head), tag("tbody", cells)), class_="scroll"),
-        ),
-    )
-
-
-def _against_kl(policies: Sequence[Mapping[str, Any]], colours: Mapping[str, int]) -> Markup | None:
-    """Where on the over-optimisation curve each policy stands."""
-    placed = []
-    for row in policies:
-        x = 0.0 if _name(row) == "sft" and row.get("kl") is None else row.get("kl")
-        if _finite(x) and _finite(row.get("win_rate")):
-            half = Z95 * row["standard_error"] if _finite(row.get("standard_error")) else 0.0
-            rate = row["win_rate"]
-            mark = Mark(_label(row), rate, rate - half, rate + half, colours.get(_method(row), 0))
-            placed.append((mark, float(x)))
-    if len(placed) < 2:
-        return None
-    figure = figures.scatter(
-        placed,
-        name="kl",
-        title="Win-rate against KL from the SFT policy",
-        x_label="KL from the SFT policy, nats a sequence",
-        y_label="win-rate, %",
-    )
-    return tag(
-        "div",
-        tag("h3", "What was gained, and how far the policy went for it"),
-        tag("p", "Up and to the left is better; bars are 95 % intervals over instructions.", class_="muted"),
-        tag("figure", figure, class_="wide"),
-    )
-
-
-def _difference(
-    paired: Sequence[Mapping[str, Any]], name: str, is_other: Any
-) -> tuple[float, float, float, str] | None:
-    """(name - other, low, high, other) of the first pair of `name` with a policy that `is_other`, either way round."""
-    for row in paired:
-        a, b = str(row["a"]), str(row["b"])
-        if a == name and b != name and is_other(b):
-            return row["difference"], row["low"], row["high"], b
-        if b == name and a != name and is_other(a):
-            return -row["difference"], -row["high"], -row["low"], a
-    return None
-
-
-def _is_difference(row: Any) -> bool:
-    return (
-        isinstance(row, Mapping)
-        and {"a", "b"} <= row.keys()
-        and all(_finite(row.get(key)) for key in ("difference", "low", "high"))
-    )
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _percent(value: object) -> float | None:
-    return 100 * value if _finite(value) else None  # type: ignore[operator]
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    return str(row.get("name", "unnamed"))
-
-
-def _method(row: Mapping[str, Any]) -> str:
-    return names.parse(_name(row)).method
-
-
-def _label(row: Mapping[str, Any]) -> str:
-    return names.parse(_name(row)).label
-
-
-def _dot(colour: int) -> Markup:
-    return tag("span", class_=f"dot c{colour}")

@@ -77,7 +77,7 @@ def reward_section(run: RunFiles, results: Mapping[str, Any] | None, colours: Ma
     return tag(
         "section",
         tag("h2", "Reward models"),
-        _accuracy_table(models, run, colours) if models else None,
+        _accuracies(models, run, colours) if models else None,
         tag("h3", "Training") if stages else None,
         _legend(stages, colours) if stages else None,
         _grids(stages, REWARD_PANELS, colours, "rm") if stages else None,
@@ -85,9 +85,39 @@ def reward_section(run: RunFiles, results: Mapping[str, Any] | None, colours: Ma
     )
 
 
-def _accuracy_table(models: Sequence[Mapping[str, Any]], run: RunFiles, colours: Mapping[str, int]) -> Markup:
+def _accuracies(models: Sequence[Mapping[str, Any]], run: RunFiles, colours: Mapping[str, int]) -> Markup:
+    """All pairs; and, where the judge knows, those of which one answer is right and one is wrong."""
+    differing = [{**model, "accuracy": _differing(model["accuracy"])} for model in models]
+    return tag(
+        "div",
+        tag("h3", "Accuracy on the policies' own answers"),
+        tag(
+            "p",
+            "Share of pairs of a policy's answers to one instruction that a reward model orders as the judge does. "
+            "50 % is chance. A reward model trained only on the SFT policy's pairs loses accuracy as the policy moves "
+            "away: that loss is what learning on policy repairs.",
+            class_="muted",
+        ),
+        _accuracy_table(models, _held_out(run), colours),
+        [
+            tag("h3", "Accuracy on pairs of which one answer is right"),
+            tag("p", "The same for pairs that differ in correctness: style alone does not help here.", class_="muted"),
+            _accuracy_table(differing, {}, colours),
+        ]
+        if any(model["accuracy"] for model in differing)
+        else None,
+    )
+
+
+def _differing(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """policy -> accuracy on pairs that differ in correctness, where there is one."""
+    return {p: cell["differing"] for p, cell in cells.items() if isinstance(cell, Mapping) and "differing" in cell}
+
+
+def _accuracy_table(
+    models: Sequence[Mapping[str, Any]], held_out: Mapping[tuple[int, str], Any], colours: Mapping[str, int]
+) -> Markup:
     policies = list(dict.fromkeys(policy for model in models for policy in model["accuracy"]))
-    held_out = _held_out(run)
     head = [tag("th", "Reward model", scope="col")]
     if held_out:
         head.append(tag("th", "on held-out pairs of D", scope="col"))
@@ -101,18 +131,7 @@ def _accuracy_table(models: Sequence[Mapping[str, Any]], run: RunFiles, colours:
             cells.append(_heat(held_out.get((name.round, name.method))))
         rows.append(tag("tr", cells, [_heat(model["accuracy"].get(policy)) for policy in policies]))
     table = tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="heatmap")
-    return tag(
-        "div",
-        tag("h3", "Accuracy on the policies' own answers"),
-        tag(
-            "p",
-            "Share of pairs of a policy's answers to one instruction that a reward model orders as the judge does. "
-            "50 % is chance. A reward model trained only on the SFT policy's pairs loses accuracy as the policy moves "
-            "away: that loss is what learning on policy repairs.",
-            class_="muted",
-        ),
-        tag("div", table, class_="scroll"),
-    )
+    return tag("div", table, class_="scroll")
 
 
 def _held_out(run: RunFiles) -> dict[tuple[int, str], dict[str, Any]]:

@@ -174,6 +174,11 @@ def curve_points(config: RunConfig, method: str) -> dict[str, float]:
     return {f"-kl{_decimal(point)}": point for point in points}
 
 
+def is_curve_point(name: str) -> bool:
+    """Is this policy of the results one at another weight of the KL penalty?"""
+    return "-kl" in name.rpartition("/")[2]
+
+
 def _decimal(number: float) -> str:
     """Shortest digits, never an exponent: 0.05, 2, 0.00001."""
     return f"{Decimal(repr(number)).normalize():f}"
@@ -263,30 +268,41 @@ def _branch(config: RunConfig, method: str, *, branch: str, shared: str, round_n
     matched = config.refine_rm.reseed.match if method == "reseed" else method
     synthesis = ""
     if matched in SYNTHESIS:
-        # Round 1's samples are shared, so methods that synthesize alike share the stage too.
-        owner = SYNTHESIS[matched] if round_number == 1 else matched
-        synthesis = f"round-{round_number}/{owner}/synthesize"
+        synthesis = _synthesis_of(matched, round_number)
         if method != "reseed" or round_number == 1:
-            stages.append(_synthesize(config, synthesis, SYNTHESIS[matched], shared=shared, round_number=round_number))
+            policy = "ppo" if round_number == 1 else f"round-{round_number - 1}/{method}/ppo"
+            stages.append(_synthesize(config, synthesis, SYNTHESIS[matched], shared, policy, round_number))
     stages.append(_refine_rm(config, method, branch, synthesis=synthesis, shared=shared, round_number=round_number))
     stages += _policies(config, method, f"{branch}/", reward=f"{branch}/refine-rm", round_number=round_number)
     return stages
 
 
-def _synthesize(config: RunConfig, name: str, selection: str, *, shared: str, round_number: int) -> StageSpec:
-    equivalence = config.synthesize.equivalence
-    model = equivalence.model if equivalence.kind in ("nli", "embedding") else ""
+def _synthesis_of(method: str, round_number: int) -> str:
+    """The stage that makes a method's pairs. Round 1's samples are shared, so like methods share it."""
+    owner = SYNTHESIS[method] if round_number == 1 else method
+    return f"round-{round_number}/{owner}/synthesize"
+
+
+def _synthesize(config: RunConfig, name: str, selection: str, shared: str, policy: str, round_number: int) -> StageSpec:
+    """Pairs of what `policy` answered, in `shared`/sample."""
+    inputs = (
+        StageInput("samples", stage=f"{shared}/sample", path="answers"),
+        StageInput("rewards", stage=f"{shared}/embed", path="vectors"),
+        _rows("unlabeled"),
+    )
+    if selection == "rlaif":  # the policy that answered is the judge
+        inputs += (StageInput("policy", stage=policy, path="model"),)
+        sections: tuple[str, ...] = ("seed", "compute", "model", "synthesize.rlaif")
+    else:
+        equivalence = config.synthesize.equivalence
+        inputs += _external("equivalence_model", equivalence.model if equivalence.kind in ("nli", "embedding") else "")
+        sections = ("seed", "compute", "synthesize.min_confidence", "synthesize.equivalence", "sandbox")
     return StageSpec(
         name=name,
         kind="synthesize",
         version=2,
-        inputs=(
-            StageInput("samples", stage=f"{shared}/sample", path="answers"),
-            StageInput("rewards", stage=f"{shared}/embed", path="vectors"),
-            _rows("unlabeled"),
-            *_external("equivalence_model", model),
-        ),
-        sections=("seed", "compute", "synthesize", "sandbox"),
+        inputs=inputs,
+        sections=sections,
         function="rlp_engine.stages.synthesize:run",
         params={"selection": selection, "round": round_number},
     )
@@ -331,19 +347,30 @@ def reward_models(config: RunConfig) -> dict[str, str]:
     return names
 
 
+def synthetic_pairs(config: RunConfig) -> dict[str, str]:
+    """Name of each branch that synthesizes -> the stage that made its pairs."""
+    return {
+        f"round-{round_number}/{method}": _synthesis_of(method, round_number)
+        for round_number in range(1, config.rounds + 1)
+        for method in config.methods
+        if method in SYNTHESIS
+    }
+
+
 def _evaluate(config: RunConfig) -> StageSpec:
     judge = config.evaluate.judge
     inputs = (
         sft_policy(config),
         *(StageInput(f"policy:{name}", stage=stage, path="model") for name, stage in policies(config).items()),
         *(StageInput(f"reward:{name}", stage=stage, path="model") for name, stage in reward_models(config).items()),
+        *(StageInput(f"pairs:{name}", stage=s, path="pairs.jsonl") for name, s in synthetic_pairs(config).items()),
         StageInput("instructions", stage="prepare", path=f"{config.evaluate.instructions}.jsonl"),
         *_external("judge", judge.path if judge.kind == "reward-model" else ""),
     )
     return StageSpec(
         name="evaluate",
         kind="evaluate",
-        version=1,
+        version=2,
         inputs=inputs,
         sections=("seed", "model", "compute", "generation", "evaluate", "train_rm", "refine_rm.reseed", "sandbox"),
         function="rlp_engine.stages.evaluate:run",

@@ -1,7 +1,8 @@
 """Samples -> clusters -> confidence -> synthetic preference pairs (SPG; METHOD 3), and its ablations.
 
-Outputs: pairs.jsonl (one pair an accepted prompt), decisions.jsonl (every prompt, with the reason),
-statistics.json (rates, confidence histogram, lengths, equivalence calls against the naive count).
+Outputs: pairs.jsonl (one pair an accepted prompt), decisions.jsonl (every prompt, with the reason and, where answers
+were clustered, their entropies), statistics.json (rates, confidence histogram, lengths, mean entropies, equivalence
+calls against the naive count); for RLAIF also judgements/shard_NNNNN.jsonl, what the policy said of two answers.
 """
 
 from __future__ import annotations
@@ -19,8 +20,14 @@ from rlp_engine.data.records import PreferencePair, Prompt, Sample
 from rlp_engine.data.rows import read_prompts, write_jsonl
 from rlp_engine.errors import DataError
 from rlp_engine.methods.entailment_clusters import first_occurrences
-from rlp_engine.methods.synthetic_preferences import Decision, choose_pair, choose_reward_pair, summarise
-from rlp_engine.randomness import uniforms
+from rlp_engine.methods.synthetic_preferences import (
+    Decision,
+    choose_pair,
+    choose_reward_pair,
+    choose_rlaif_pair,
+    draw_two,
+)
+from rlp_engine.randomness import KeyPart, uniforms
 from rlp_engine.run.atomic import write_json, write_text
 from rlp_engine.run.fingerprint import DigestCache
 from rlp_engine.run.layout import RunLayout
@@ -31,9 +38,9 @@ from rlp_engine.semantics.cluster import cluster_prompts
 from rlp_engine.semantics.equivalence import Equivalence
 from rlp_engine.stages.answering import iterate_folder
 from rlp_engine.stages.common import prepare_device, shard_files
+from rlp_engine.stages.rlaif import Judgement, judge_shard, load_judge
 from rlp_engine.stages.spec import StageContext, is_remote
-
-HISTOGRAM_WIDTH = 30  # characters of the longest bar
+from rlp_engine.stages.synthesis_statistics import entropies, statistics_of, tell
 
 
 class PromptAnswers(NamedTuple):
@@ -41,20 +48,29 @@ class PromptAnswers(NamedTuple):
 
     prompt: Prompt
     answers: list[str]
+    finish_reasons: list[str]
+    mean_logprobs: list[float]  # mean log-likelihood a token, nats, at the sampling temperature
+
+
+class Row(NamedTuple):
+    """A prompt and what became of it."""
+
+    group: PromptAnswers
+    cluster_ids: list[int] | None
+    judgement: Judgement | None
+    decision: Decision
 
 
 def run(context: StageContext) -> dict[str, Any]:
     config = context.config
     selection = context.spec.params["selection"]
     prompts = {prompt.prompt_id: prompt for prompt in read_prompts(context.inputs["unlabeled"])}
-    equivalence = None if selection == "reward-pair" else load_equivalence(context)
-    decide = partial(
-        decide_prompt,
-        selection=selection,
-        gamma=config.synthesize.min_confidence,
-        key=(config.seed, context.spec.params["round"]),
-    )
-    rows: list[tuple[PromptAnswers, list[int] | None, Decision]] = []
+    equivalence = load_equivalence(context) if selection in ("spg", "select-all") else None
+    judge = load_judge(context) if selection == "rlaif" else None
+    key = (config.seed, context.spec.params["round"])
+    gamma = config.synthesize.min_confidence if selection == "spg" else 0.0
+    decide = partial(decide_prompt, selection=selection, gamma=gamma, key=key)
+    rows: list[Row] = []
     vector_files = shard_files(context.inputs["rewards"])
     shards = iterate_folder(context.inputs["samples"])
     calls = {"comparisons": 0, "naive_comparisons": 0}
@@ -62,38 +78,50 @@ def run(context: StageContext) -> dict[str, Any]:
         context.stop.check(context.spec.name)
         groups = group_by_prompt(samples, prompts)
         clusters = cluster_shard(groups, equivalence, calls) if equivalence else [None] * len(groups)
+        judgements: Sequence[Judgement | None] = [None] * len(groups)
+        if judge:
+            drawn = [drawn_two(group.prompt, len(group.answers), key) for group in groups]
+            judgements = judge_shard(context, judge, groups, drawn, vectors.stem)
         rewards = load_file(vectors)["rewards"].tolist()
         start = 0
-        for group, cluster_ids in zip(groups, clusters, strict=True):
+        for group, cluster_ids, judgement in zip(groups, clusters, judgements, strict=True):
             own = shared_rewards(group.answers, rewards[start : start + len(group.answers)])
             start += len(group.answers)
-            rows.append((group, cluster_ids, decide(group.prompt, cluster_ids, own)))
+            decision = decide(group.prompt, cluster_ids, own, judgement=judgement)
+            rows.append(Row(group, cluster_ids, judgement, decision))
         context.reporter.progress(context.spec.name, number, len(vector_files), "shards")
-    pairs = [pair_of(group, decision) for group, _, decision in rows if decision.accepted]
-    statistics = {
-        **summarise([decision for *_, decision in rows]),
-        **lengths(pairs),
-        **calls,
-        **(equivalence_counts(equivalence, calls["naive_comparisons"]) if equivalence else {}),
-    }
+    pairs = [pair_of(row) for row in rows if row.decision.accepted]
+    asked = equivalence_counts(equivalence, calls["naive_comparisons"]) if equivalence else {}
+    statistics = {**statistics_of(rows, pairs), **calls, **asked}
     if equivalence and (recalled := equivalence.recalled()):
         context.reporter.line(f"{context.spec.name}: {recalled} NLI questions had been answered before")
         context.events.append("nli answers recalled", count=recalled)
     tell(context, statistics)
     if not pairs:
-        raise DataError(
-            f"no synthetic pair: of {statistics['prompts']} prompts {statistics['low_confidence_rate']:.1%} had low "
-            f"confidence, {statistics['one_cluster_rate']:.1%} a single cluster",
-            where=str(context.inputs["samples"]),
-            mend="lower synthesize.min_confidence, or choose another synthesize.equivalence (a laxer rule, min_cosine)",
-        )
+        raise no_pair(context, statistics)
     write_jsonl(context.out / "pairs.jsonl", pairs)
     write_text(
         context.out / "decisions.jsonl",
-        "".join(json.dumps(decision_row(*row), ensure_ascii=False) + "\n" for row in rows),
+        "".join(json.dumps(decision_row(row), ensure_ascii=False) + "\n" for row in rows),
     )
     write_json(context.out / "statistics.json", statistics)
     return statistics
+
+
+def no_pair(context: StageContext, statistics: dict[str, Any]) -> DataError:
+    """Training on D alone under the method's name would be a lie (METHOD 7.45)."""
+    if context.spec.params["selection"] in ("reward-pair", "rlaif"):
+        return DataError(
+            f"no synthetic pair: in all {statistics['prompts']} prompts the two answers drawn are equal, or judged so",
+            where=str(context.inputs["samples"]),
+            mend="sample with a higher sample.temperature",
+        )
+    return DataError(
+        f"no synthetic pair: of {statistics['prompts']} prompts {statistics['low_confidence_rate']:.1%} had low "
+        f"confidence, {statistics['one_cluster_rate']:.1%} a single cluster",
+        where=str(context.inputs["samples"]),
+        mend="lower synthesize.min_confidence, or choose another synthesize.equivalence (a laxer rule, min_cosine)",
+    )
 
 
 def load_equivalence(context: StageContext) -> Equivalence:
@@ -119,14 +147,22 @@ def nli_answers(context: StageContext, model: str) -> AnswerFolder:
 
 def group_by_prompt(samples: Sequence[Sample], prompts: dict[str, Prompt]) -> list[PromptAnswers]:
     """Answers of each prompt, in sampling order: a shard holds a prompt's samples next to each other."""
-    texts: dict[str, list[str]] = {}
+    own: dict[str, list[Sample]] = {}
     for sample in samples:
-        texts.setdefault(sample.prompt_id, []).append(sample.text)
-    return [PromptAnswers(prompts[prompt_id], answers) for prompt_id, answers in texts.items()]
+        own.setdefault(sample.prompt_id, []).append(sample)
+    return [
+        PromptAnswers(
+            prompts[prompt_id],
+            [sample.text for sample in of_prompt],
+            [sample.finish_reason for sample in of_prompt],
+            [sample.logprob / len(sample.token_ids) for sample in of_prompt],  # an answer has a token, if only its EOS
+        )
+        for prompt_id, of_prompt in own.items()
+    ]
 
 
 def cluster_shard(groups: Sequence[PromptAnswers], equivalence: Equivalence, calls: dict[str, int]) -> list[list[int]]:
-    result = cluster_prompts(groups, equivalence)
+    result = cluster_prompts([(group.prompt, group.answers) for group in groups], equivalence)
     calls["comparisons"] += result.asked
     calls["naive_comparisons"] += result.walked
     return result.cluster_ids
@@ -144,6 +180,16 @@ def shared_rewards(answers: Sequence[str], rewards: Sequence[float]) -> list[flo
     return [rewards[first] for first in first_occurrences(answers)]
 
 
+def drawn_two(prompt: Prompt, count: int, key: tuple[KeyPart, ...]) -> tuple[int, int]:
+    """The two answers that Reward pair and RLAIF compare: the same for both (METHOD 3.5)."""
+    return draw_two(count, own_draw(prompt, key))
+
+
+def own_draw(prompt: Prompt, key: tuple[KeyPart, ...]) -> float:
+    """A prompt's number in [0, 1), keyed by (seed, round, prompt id) (METHOD 3.4)."""
+    return float(uniforms(1, *key, "synthesize", prompt.prompt_id)[0])
+
+
 def decide_prompt(
     prompt: Prompt,
     cluster_ids: Sequence[int] | None,
@@ -151,63 +197,46 @@ def decide_prompt(
     *,
     selection: str,
     gamma: float,
-    key: tuple[int, ...],
+    key: tuple[KeyPart, ...],
+    judgement: Judgement | None = None,
 ) -> Decision:
-    """The pair of one prompt; the draw of y_l is keyed by (seed, round, prompt id) (METHOD 3.4)."""
-    draw = float(uniforms(1, *key, "synthesize", prompt.prompt_id)[0])
+    """The pair of one prompt.
+
+    Args:
+        gamma: least confidence; 0 for Select-All. Pairs of two answers have none.
+        judgement: what the policy said of the two answers; None where their texts are equal.
+    """
     if selection == "reward-pair":
-        return choose_reward_pair(rewards, draw)
-    return choose_pair(cluster_ids, rewards, 0.0 if selection == "select-all" else gamma, draw)
+        return choose_reward_pair(rewards, own_draw(prompt, key))
+    if selection == "rlaif":
+        if judgement is None:
+            return Decision("equal")
+        return choose_rlaif_pair(judgement.first, judgement.second, judgement.preference, rewards)
+    return choose_pair(cluster_ids, rewards, gamma, own_draw(prompt, key))
 
 
-def pair_of(group: PromptAnswers, decision: Decision) -> PreferencePair:
+def pair_of(row: Row) -> PreferencePair:
+    """The synthetic pair, with what `evaluate` and readers want to know of it."""
+    group, decision = row.group, row.decision
     meta = {
         "confidence": decision.confidence,
         "reward_chosen": decision.chosen_reward,
         "reward_rejected": decision.rejected_reward,
+        "finish_chosen": group.finish_reasons[decision.chosen],
+        "finish_rejected": group.finish_reasons[decision.rejected],
     }
     return PreferencePair(group.prompt, group.answers[decision.chosen], group.answers[decision.rejected], meta=meta)
 
 
-def decision_row(group: PromptAnswers, cluster_ids: list[int] | None, decision: Decision) -> dict[str, Any]:
+def decision_row(row: Row) -> dict[str, Any]:
+    group = row.group
     return {
         "prompt_id": group.prompt.prompt_id,
         "instruction": group.prompt.instruction,
         "input": group.prompt.input,
-        **asdict(decision),
-        "cluster_ids": cluster_ids,
+        **asdict(row.decision),
+        "cluster_ids": row.cluster_ids,
+        "entropies": entropies(row.cluster_ids, group.mean_logprobs) if row.cluster_ids else None,
+        "preference": row.judgement.preference if row.judgement else None,
         "texts": group.answers,
     }
-
-
-def lengths(pairs: Sequence[PreferencePair]) -> dict[str, float]:
-    """Mean characters of y_w and y_l (the paper: 510 and 449)."""
-    if not pairs:
-        return {}
-    return {
-        "chosen_characters": sum(len(pair.chosen) for pair in pairs) / len(pairs),
-        "rejected_characters": sum(len(pair.rejected) for pair in pairs) / len(pairs),
-    }
-
-
-def tell(context: StageContext, statistics: dict[str, Any]) -> None:
-    """The rates and the confidence histogram, for people."""
-    report = context.reporter.line
-    report(f"{context.spec.name}: {statistics['accepted']} of {statistics['prompts']} prompts give a pair")
-    histogram = statistics["confidence_histogram"]
-    most = max(histogram.values(), default=0)
-    for confidence, count in histogram.items():
-        report(f"  confidence {confidence}  {count:6d}  {'#' * round(HISTOGRAM_WIDTH * count / most)}")
-    for label, name in (
-        ("one cluster only", "one_cluster_rate"),
-        ("low confidence", "low_confidence_rate"),
-        ("pairs whose y_l has the higher reward", "reversed_reward_rate"),
-    ):
-        if statistics[name] is not None:
-            report(f"  {label}: {statistics[name]:.1%}")
-    if statistics["naive_comparisons"]:
-        report(f"  comparisons: {statistics['comparisons']} (naive: {statistics['naive_comparisons']})")
-    if "chosen_characters" in statistics:
-        report(
-            f"  mean characters: y_w {statistics['chosen_characters']:.0f}, y_l {statistics['rejected_characters']:.0f}"
-        )

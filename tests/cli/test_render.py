@@ -65,6 +65,7 @@ def test_words_for_numbers_times_and_sizes():
     assert [size(b) for b in (0, 1023, 1536, 3 << 30)] == ["0 B", "1023 B", "1.5 KiB", "3.0 GiB"]
     assert one_line("a\n\nb  c", 4) == "a b…"
     assert toml_value({"a": [True, 'x"y']}) == '{a = [true, "x\\"y"]}'
+    assert toml_value("one\ntwo") == '"one\\ntwo"'
 
 
 def test_secrets_are_redacted(monkeypatch):
@@ -93,6 +94,54 @@ def test_results_are_tables_of_policies_and_reward_models(monkeypatch):
         "  accuracy % on samples of    sft   ppo",
         "  train-rm                   62.5     -",
     ]
+
+
+def test_results_of_a_gold_judge_tell_gains_right_answers_curves_and_synthetic_pairs(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    row = {"win_rate": 50.0, "standard_error": 2.0, "mean_score": 1.5, "kl": 1.25, "mean_tokens": 8.0}
+    gain = {"score": 0.5, "standard_error": 0.05, "correct": 0.125, "style": 0.375}
+    policies = [
+        row | {"name": "sft", "kl": None, "gain": None},
+        row | {"name": "ppo", "gain": gain},
+        row | {"name": "ppo-kl0.5", "gain": gain},
+        row | {"name": "round-1/spg", "gain": gain | {"score": -0.5, "correct": -0.125, "style": -0.375}},
+    ]
+    accuracies = [0.75, 0.625, 0.5]
+    accuracy = {
+        name: {"accuracy": value, "n": 8, "differing": {"accuracy": value - 0.25, "n": 4}}
+        for name, value in zip(("sft", "ppo", "round-1/spg"), accuracies, strict=True)
+    }
+    models = [{"name": name, "accuracy": accuracy} for name in ("train-rm", "round-1/spg")]
+    pairs = [{"name": "round-1/spg", "method": "spg", "accuracy": 0.926, "standard_error": 0.0106, "n": 605}]
+    show_results(Output(), {"policies": policies, "reward_models": models, "synthetic_pairs": pairs})
+    assert stream.getvalue().splitlines() == [
+        "  policy        win-rate %     ±   score     kl   tokens",
+        "  sft                 50.0   2.0   1.500      -      8.0",
+        "  ppo                 50.0   2.0   1.500   1.25      8.0",
+        "  round-1/spg         50.0   2.0   1.500   1.25      8.0",
+        "",
+        "  at other KL coefficients   win-rate %     ±   score     kl   tokens",
+        "  ppo-kl0.5                        50.0   2.0   1.500   1.25      8.0",
+        "",
+        "  gain over sft    score       ±   correct    style   correct %",
+        "  ppo              0.500   0.050     0.125    0.375          25",
+        "  round-1/spg     -0.500   0.050    -0.125   -0.375           -",
+        "",
+        "  accuracy % on samples of    sft    ppo   its policy",
+        "  train-rm                   75.0   62.5         62.5",
+        "  round-1/spg                75.0   62.5         50.0",
+        "",
+        "  accuracy % of pairs of which one is right on samples of    sft    ppo   its policy",
+        "  train-rm                                                  50.0   37.5         37.5",
+        "  round-1/spg                                               50.0   37.5         25.0",
+        "",
+        "  synthetic pairs that the judge confirms      %     ±   pairs",
+        "  round-1/spg                               92.6   1.1     605",
+    ]
+    stream.truncate(0)
+    show_results(Output(verbose=True), {"policies": policies, "reward_models": models})
+    assert "  accuracy % on samples of    sft    ppo   round-1/spg" in stream.getvalue().splitlines()
 
 
 def test_a_part_that_equals_the_score_by_chance_is_shown(monkeypatch):

@@ -17,7 +17,7 @@ from tiny_run import TINY, metrics, outputs, rlp, sets, start_and_signal
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 RANK = 4
-BRANCHES = ["uml+spg", "mvi", "infomax", "cl", "select-all", "reward-pair"]
+BRANCHES = ["uml+spg", "mvi", "infomax", "cl", "select-all", "reward-pair", "rlaif"]
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -231,6 +231,7 @@ def test_each_method_learns_from_what_it_is_named_after(branches_run: Path):
         "uml+spg",
         "select-all",
         "reward-pair",
+        "rlaif",
     }
     assert {method for method in BRANCHES if "samples" in inputs[method]} == {"uml+spg", "mvi", "infomax", "cl"}
     last = {m: metrics(branches_run, f"round-1/{m}/refine-rm")[-1] for m in BRANCHES}
@@ -253,6 +254,43 @@ def test_select_all_takes_what_low_confidence_left_out_and_reward_pairs_need_no_
     pairs = [row for row in decisions["reward-pair"] if row["reason"] == "accepted"]
     assert pairs
     assert all(row["chosen_reward"] > row["rejected_reward"] for row in pairs)
+
+
+def test_rlaif_asks_the_sampled_policy_about_the_answers_of_reward_pair(branches_run: Path):
+    stage = branches_run / "round-1" / "rlaif" / "synthesize"
+    assert recorded(branches_run, "round-1/rlaif/synthesize")["inputs"]["policy"]["stage"] == "ppo"
+    asked = {row["prompt_id"]: row for file in (stage / "judgements").iterdir() for row in rows(file)}
+    by_reward = {r["prompt_id"]: r for r in rows(branches_run / "round-1/reward-pair/synthesize/decisions.jsonl")}
+    decisions = rows(stage / "decisions.jsonl")
+    for row in decisions:
+        if row["reason"] != "accepted":
+            assert row["prompt_id"] not in asked
+            continue
+        judgement, other = asked[row["prompt_id"]], by_reward[row["prompt_id"]]
+        assert {row["chosen"], row["rejected"]} == {judgement["first"], judgement["second"]}
+        assert row["chosen"] == judgement["first" if row["preference"] > 0.5 else "second"]
+        if other["reason"] == "accepted":
+            assert {other["chosen"], other["rejected"]} == {row["chosen"], row["rejected"]}
+    statistics = json.loads((stage / "statistics.json").read_text())
+    assert statistics["rlaif_asked"] == len(asked) == statistics["accepted"]
+    assert 0 < statistics["rlaif_first_label"] < 1
+
+
+def test_results_tell_what_gold_confirms_and_what_was_gained(branches_run: Path):
+    results = json.loads((branches_run / "evaluate" / "results.json").read_text())
+    pairs = {row["method"]: row for row in results["synthetic_pairs"]}
+    assert list(pairs) == ["uml+spg", "select-all", "reward-pair", "rlaif"]
+    for method, row in pairs.items():
+        made = "spg" if method == "uml+spg" else method
+        assert row["n"] == len(rows(branches_run / "round-1" / made / "synthesize" / "pairs.jsonl"))
+        assert 0 <= row["accuracy"] <= 1
+    for row in results["policies"][1:]:
+        gain = row["gain"]
+        assert gain["score"] == pytest.approx(row["mean_score"] - results["policies"][0]["mean_score"])
+        assert gain["score"] == pytest.approx(gain["correct"] + gain["style"])
+    for row in results["reward_models"]:
+        for cell in row["accuracy"].values():
+            assert cell["differing"]["n"] <= cell["n"]
 
 
 def test_exact_match_clusters_are_equal_texts(branches_run: Path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlp_engine.errors import DataError
-from rlp_engine.evaluation.reward_accuracy import reward_accuracy
+from rlp_engine.evaluation.reward_accuracy import pair_accuracy, reward_accuracy
 
 
 def test_numbers_worked_by_hand() -> None:
@@ -55,3 +55,19 @@ def test_standard_error_counts_prompts_not_pairs() -> None:
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(DataError, match="length"):
         reward_accuracy([[1.0, 2.0]], [[1.0]])
+
+
+def test_pair_accuracy_worked_by_hand() -> None:
+    # right, right, wrong, draw: (1 + 1 + 0 + 1/2) / 4; std of 1, 1, 0, .5 with N - 1 is sqrt(11/48)
+    result = pair_accuracy([2.0, 1.0, 0.0, 3.0], [1.0, -1.0, 5.0, 3.0])
+    assert (result.accuracy, result.n) == (0.625, 4)
+    assert result.standard_error == pytest.approx(math.sqrt(11 / 48) / 2)
+    assert pair_accuracy([0.0], [1.0]).accuracy == 0.0
+    assert math.isnan(pair_accuracy([], []).accuracy)
+
+
+def test_a_pair_without_a_score_is_refused() -> None:
+    with pytest.raises(DataError, match="no number"):
+        pair_accuracy([1.0, math.nan], [0.0, 0.0])
+    with pytest.raises(DataError, match="length"):
+        pair_accuracy([1.0, 2.0], [0.0])

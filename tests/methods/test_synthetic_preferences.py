@@ -13,6 +13,7 @@ from rlp_engine.methods.synthetic_preferences import (
     draw_two,
     rlaif_preference,
     summarise,
+    summarise_rlaif,
 )
 
 JUST_BELOW_1 = math.nextafter(1.0, 0.0)
@@ -176,3 +177,24 @@ def test_summary_counts_prompts_by_what_became_of_them():
 def test_summary_of_nothing_has_no_rates():
     assert summarise([])["acceptance_rate"] is None
     assert summarise([choose_rlaif_pair(0, 1, 0.9)])["reversed_reward_rate"] is None
+
+
+def test_an_rlaif_pair_reports_the_rewards_it_is_given():
+    got = choose_rlaif_pair(0, 2, 0.4, [1.0, 2.0, 3.0])
+    assert (got.chosen, got.rejected, got.chosen_reward, got.rejected_reward) == (2, 0, 3.0, 1.0)
+    assert choose_rlaif_pair(0, 2, 0.5, [1.0, 2.0, 3.0]) == Decision("equal")
+
+
+def test_how_the_policy_judged_worked_by_hand():
+    judgements = [
+        (logs(0.9, 0.1), logs(0.1, 0.9)),  # preference .9, both orders agree, P("1") .9 and .1
+        (logs(0.8, 0.2), logs(0.6, 0.4)),  # preference .6, each order prefers what it shows first: .8 and .6
+        (logs(0.2, 0.8), logs(0.7, 0.3)),  # preference .25 = .75 for the other, agree: .2 and .7
+        (logs(0.5, 0.5), logs(0.1, 0.9)),  # preference .7; the first order has none: .5 and .1
+    ]
+    got = summarise_rlaif(judgements)
+    assert got["rlaif_asked"] == 4
+    assert got["rlaif_confident_rate"] == 0.5
+    assert got["rlaif_consistent_rate"] == 0.5
+    assert got["rlaif_first_label"] == pytest.approx((0.9 + 0.1 + 0.8 + 0.6 + 0.2 + 0.7 + 0.5 + 0.1) / 8)
+    assert summarise_rlaif([])["rlaif_first_label"] is None

@@ -67,6 +67,49 @@ def test_an_interval_that_holds_zero_says_so(run_dir: Path, results: dict[str, A
     assert "95 % interval −2.5 to +6.0; interval holds 0: not told apart" in text
 
 
+def test_gains_right_answers_curves_and_confirmed_pairs_are_on_the_page(
+    run_dir: Path, results: dict[str, Any], tmp_path: Path
+) -> None:
+    ppo = next(row for row in results["policies"] if row["name"] == "ppo")
+    ppo["gain"] = {"score": 0.5, "standard_error": 0.05, "correct": 0.125, "style": 0.375}
+    uml = next(row for row in results["policies"] if row["name"] == "round-1/uml")
+    uml["gain"] = {"score": -0.5, "standard_error": 0.05, "correct": -0.5, "style": 0.0}
+    results["policies"].append({**ppo, "name": "ppo-kl0.5"})
+    for model in results["reward_models"]:
+        model["accuracy"]["ppo"]["differing"] = {"accuracy": 0.584, "n": 213}
+    results["synthetic_pairs"] = [
+        {"name": "round-1/spg", "method": "spg", "accuracy": 0.926, "standard_error": 0.0106, "n": 605}
+    ]
+    summary = {"entropy_discrete": 0.613, "entropy_kuhn": 1.25, "comparisons": 896, "naive_comparisons": 983}
+    summary |= {"nli_calls": 1500, "nli_truncated": 3, "nli_questions_cut": 0}
+    rlaif = {"rlaif_asked": 912, "rlaif_confident_rate": 0.125, "rlaif_consistent_rate": 0.25}
+    rlaif |= {"rlaif_first_label": 0.875, "rlaif_shortened": 7, "comparisons": 0, "naive_comparisons": 0}
+    for method, numbers in {"spg": summary, "rlaif": rlaif}.items():
+        path = run_dir / "round-1" / method / "synthesize"
+        path.mkdir(parents=True, exist_ok=True)
+        record = {"name": f"round-1/{method}/synthesize", "status": "done", "summary": numbers}
+        (path / "stage.json").write_text(json.dumps(record))
+        (path / "decisions.jsonl").touch()
+        (path / "pairs.jsonl").write_text(json.dumps({"chosen": "it is cold .", "rejected": "warm"}) + "\n")
+    write_report(run_dir, results, tmp_path / "r.html")
+    text = Page((tmp_path / "r.html").read_text()).text
+    for words in (
+        "PPO+0.500 ± 0.050+0.125+0.37525 %",
+        "RLP-UML−0.500 ± 0.050−0.5000.000–",
+        "Policies at other KL coefficients (1)PolicyWin-rate",
+        "Accuracy on pairs of which one answer is right",
+        "58.4 %n = 213",
+        "RLP-SPG92.6 ± 1.1 %605",
+        "Mean semantic entropy in nats: 0.61 by counts, 1.25 Kuhn's.",
+        "The NLI model was called 1\N{NARROW NO-BREAK SPACE}500 times; one by one it is 1\N{NARROW NO-BREAK SPACE}966.",
+        "Cut to fit: 3 NLI pairs. Cut to fit: 0 questions of NLI pairs.",
+        "The policy judged 912 pairs, each in both orders: it is 75 % sure or surer in 12.5 %, prefers the same answer "
+        "in both orders in 25.0 %, and gives the label of the answer shown first 87.5 % on average",
+        "Cut to fit: 7 answers in RLAIF's prompt.",
+    ):
+        assert words in text, words
+
+
 def test_every_part_of_a_finished_run_is_on_the_page(page: str) -> None:
     parsed = Page(page)
     ids = {attrs["id"] for name, attrs in parsed.elements if name == "section"}

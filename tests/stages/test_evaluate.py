@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from rlp_engine.config.schema import DataFile
 from rlp_engine.data.readers import load_prompts
 from rlp_engine.data.records import Sample
-from rlp_engine.stages.evaluate import paired_differences, write_outputs
+from rlp_engine.stages.evaluate import paired_differences
+from rlp_engine.stages.evaluate_policies import write_outputs
 
 
 def test_outputs_keep_the_dataset_of_the_test_file(tmp_path: Path) -> None:

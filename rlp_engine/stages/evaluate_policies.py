@@ -1,0 +1,155 @@
+"""What `evaluate` asks of one policy: answers, the judge's scores, samples at T = 1, and their KL."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rlp_engine.data.records import Prompt, Sample
+from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.evaluation.judges import Judge, best_of
+from rlp_engine.generation.logprobs import sequence_logprobs
+from rlp_engine.models.policy import Policy, load_policy
+from rlp_engine.models.reward import ResponseScorer
+from rlp_engine.run.atomic import write_json
+from rlp_engine.sandbox.data import World
+from rlp_engine.stages.answering import Answerer, answer_in_shards, answerer, iterate_folder
+from rlp_engine.stages.spec import StageContext
+
+SHARD_PROMPTS = 512  # instructions per committed shard
+SFT = "sft"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One policy's decoded answers to the judged prompts, what the judge says of them, and its T = 1 samples.
+
+    `parts` and `sample_parts` are what the sandbox's gold reward of each is made of; empty with any other judge.
+    """
+
+    name: str
+    answers: list[Sample]
+    scores: list[float]
+    parts: list[dict[str, float]]
+    samples: list[Sample]  # samples_per_prompt a prompt, at T = 1
+    sample_scores: list[float]
+    sample_parts: list[dict[str, float]]
+    kl: float | None  # nats a sequence, mean of log pi/pi_SFT over `samples`
+
+
+def load_named(context: StageContext, name: str, device: torch.device) -> Policy:
+    source = context.inputs["sft_policy" if name == SFT else f"policy:{name}"]
+    return load_policy(source, context.config.model, device=device)
+
+
+def source_of(context: StageContext, policy: Policy, *, temperature: float, top_p: float, purpose: str) -> Answerer:
+    """Every policy gets the same key: two policies that agree on a token also draw the same one."""
+    config = context.config
+    return answerer(
+        policy,
+        PromptTemplate(config.model.template, policy.tokenizer),
+        config.generation,
+        temperature=temperature,
+        top_p=top_p,
+        key=(config.seed, 0, f"evaluate-{purpose}", 0),
+    )
+
+
+def judge_policy(
+    context: StageContext, name: str, prompts: Sequence[Prompt], judge: Judge, device: torch.device
+) -> Judged:
+    config = context.config.evaluate
+    context.reporter.line(f"{context.spec.name}: {name}")
+    policy = load_named(context, name, device)
+    decoding = source_of(context, policy, temperature=config.temperature, top_p=config.top_p, purpose="decode")
+    answers = drawn(context, decoding, prompts, 1, f"answers/{name}/decoded")
+    sampling = source_of(context, policy, temperature=1.0, top_p=1.0, purpose="sample")
+    samples = drawn(context, sampling, prompts, config.samples_per_prompt, f"answers/{name}/sampled")
+    write_outputs(context, name, prompts, answers)
+    return Judged(
+        name,
+        answers,
+        judge_samples(judge, prompts, answers),
+        gold_parts(context, prompts, answers),
+        samples,
+        judge_samples(judge, prompts, samples),
+        gold_parts(context, prompts, samples),
+        None if name == SFT else sequence_kl(context, sampling, prompts, samples, device),
+    )
+
+
+def drawn(context: StageContext, source: Answerer, prompts: Sequence[Prompt], draws: int, folder: str) -> list[Sample]:
+    answer_in_shards(context, source, prompts, draws, folder, SHARD_PROMPTS)
+    return [sample for shard in iterate_folder(context.out / folder) for sample in shard]
+
+
+def judge_samples(judge: Judge, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[float]:
+    by_id = {prompt.prompt_id: prompt for prompt in prompts}
+    return judge.scores(
+        [by_id[s.prompt_id] for s in samples], [s.text for s in samples], [s.finish_reason for s in samples]
+    )
+
+
+def gold_parts(context: StageContext, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[dict[str, float]]:
+    """What the sandbox's gold reward of each sample is made of; empty with any other judge."""
+    if context.config.evaluate.judge.kind != "gold":
+        return []
+    world = World(context.config.sandbox)
+    by_id = {prompt.prompt_id: prompt for prompt in prompts}
+    return [world.gold_parts(by_id[s.prompt_id], s.text, s.finish_reason) for s in samples]
+
+
+def sequence_kl(
+    context: StageContext,
+    sampling: Answerer,
+    prompts: Sequence[Prompt],
+    samples: Sequence[Sample],
+    device: torch.device,
+) -> float:
+    """Mean over the samples of log pi(y|x) - log pi_SFT(y|x), nats: an unbiased estimate of the sequence KL.
+
+    Both log-probabilities come from the same kind of forward pass, so that the estimate is 0 for equal models.
+    """
+    encoded = {prompt.prompt_id: sampling.encode(prompt) for prompt in prompts}
+    prompt_ids = [encoded[sample.prompt_id] for sample in samples]
+    response_ids = [sample.token_ids for sample in samples]
+    own, reference = (
+        sequence_logprobs(policy.model, prompt_ids, response_ids, pad_id=sampling.sampling.pad_id, rows=sampling.rows)
+        for policy in (sampling.policy, load_named(context, SFT, device))
+    )
+    return statistics.fmean(a - b for a, b in zip(own, reference, strict=True))
+
+
+def best_of_n(
+    context: StageContext, prompts: Sequence[Prompt], judge: Judge, scorer: ResponseScorer, device: torch.device
+) -> Judged:
+    """n SFT answers at T = 1, the one with the highest stage-2 reward (METHOD 7.46)."""
+    count = context.config.evaluate.best_of_n
+    name = f"best-of-{count}"
+    context.reporter.line(f"{context.spec.name}: {name}")
+    policy = load_named(context, SFT, device)
+    source = source_of(context, policy, temperature=1.0, top_p=1.0, purpose="best-of-n")
+    samples = drawn(context, source, prompts, count, f"answers/{name}/sampled")
+    by_id = {prompt.prompt_id: prompt for prompt in prompts}
+    rewards = scorer.score_responses([by_id[s.prompt_id] for s in samples], [s.text for s in samples])
+    rows = [rewards[start : start + count] for start in range(0, len(rewards), count)]
+    answers = [samples[row * count + best] for row, best in enumerate(best_of(rows))]
+    write_outputs(context, name, prompts, answers)
+    # No KL: log n - (n - 1)/n bounds that of an exact best-of-n, but it is not one measured here.
+    scores, parts = judge_samples(judge, prompts, answers), gold_parts(context, prompts, answers)
+    return Judged(name, answers, scores, parts, [], [], [], None)
+
+
+def write_outputs(context: StageContext, name: str, prompts: Sequence[Prompt], answers: Sequence[Sample]) -> None:
+    """outputs/NAME.json, as AlpacaEval and AlpacaFarm read it (METHOD 6.3)."""
+    path = context.out / "outputs" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"instruction": prompt.instruction, "input": prompt.input, "output": answer.text, "generator": name}
+        | {"dataset": prompt.meta.get("subset", ""), "datasplit": "eval"}
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    write_json(path, rows)

@@ -1,0 +1,104 @@
+"""What `evaluate` says of the reward models and of the synthetic pairs, the judge's scores being the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlp_engine.data.records import Prompt
+from rlp_engine.data.rows import read_pairs
+from rlp_engine.evaluation.judges import Judge
+from rlp_engine.evaluation.reward_accuracy import RewardAccuracy, pair_accuracy, reward_accuracy
+from rlp_engine.models.reward import ResponseScorer
+from rlp_engine.stages.common import response_scorer
+from rlp_engine.stages.evaluate_policies import Judged
+from rlp_engine.stages.pipeline import is_curve_point
+from rlp_engine.stages.spec import StageContext
+
+PAIRS = "pairs:"  # inputs that hold synthetic pairs
+
+
+def load_scorer(context: StageContext, name: str, device: torch.device) -> ResponseScorer:
+    settings = context.config.train_rm
+    return response_scorer(
+        context,
+        context.inputs[f"reward:{name}"],
+        device,
+        microbatch=settings.score_microbatch,
+        max_length=settings.max_length,
+    )
+
+
+def reward_model_results(
+    context: StageContext, prompts: Sequence[Prompt], policies: Sequence[Judged], device: torch.device
+) -> list[dict[str, Any]]:
+    """Pairwise accuracy of each reward model on the T = 1 samples of each policy but those of a curve."""
+    by_id = {prompt.prompt_id: prompt for prompt in prompts}
+    sampled = [policy for policy in policies if policy.samples and not is_curve_point(policy.name)]
+    rows = []
+    for name in (key.removeprefix("reward:") for key in context.inputs if key.startswith("reward:")):
+        context.reporter.line(f"{context.spec.name}: reward model {name}")
+        scorer = load_scorer(context, name, device)
+        accuracy = {}
+        for policy in sampled:
+            rewards = scorer.score_responses(
+                [by_id[s.prompt_id] for s in policy.samples], [s.text for s in policy.samples]
+            )
+            accuracy[policy.name] = accuracy_on(rewards, policy, context.config.evaluate.samples_per_prompt)
+        rows.append({"name": name, "accuracy": accuracy})
+    return rows
+
+
+def accuracy_on(rewards: Sequence[float], policy: Judged, per_prompt: int) -> dict[str, Any]:
+    """Accuracy on all pairs of a prompt's samples, and ("differing") on those of which one is correct and one not.
+
+    Args:
+        rewards: of the policy's samples, in their order, `per_prompt` to each prompt.
+    """
+    groups, truth = grouped(rewards, per_prompt), grouped(policy.sample_scores, per_prompt)
+    entry = numbers(reward_accuracy(groups, truth))
+    if policy.sample_parts:
+        correct = grouped([part["correct"] for part in policy.sample_parts], per_prompt)
+        entry["differing"] = numbers(reward_accuracy(groups, truth, must_differ=correct))
+    return entry
+
+
+def synthetic_pair_results(context: StageContext, judge: Judge) -> list[dict[str, Any]]:
+    """Share of each method's synthetic pairs whose order the judge confirms (the accuracy column of Table 5)."""
+    rows, known = [], {}  # methods that synthesize alike share their pairs
+    for key, source in context.inputs.items():
+        if key.startswith(PAIRS):
+            name = key.removeprefix(PAIRS)
+            if source not in known:
+                context.reporter.line(f"{context.spec.name}: synthetic pairs of {name}")
+                known[source] = numbers(judged_pairs(Path(source), judge))
+            rows.append({"name": name, "method": name.rpartition("/")[2], **known[source]})
+    return rows
+
+
+def judged_pairs(path: Path, judge: Judge) -> RewardAccuracy:
+    """The judge's verdict on pairs.jsonl of a synthesize stage."""
+    pairs = read_pairs(path)
+    prompts = [pair.prompt for pair in pairs]
+    chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
+    return pair_accuracy(
+        judge.scores(prompts, chosen, [pair.meta["finish_chosen"] for pair in pairs]),
+        judge.scores(prompts, rejected, [pair.meta["finish_rejected"] for pair in pairs]),
+    )
+
+
+def numbers(result: RewardAccuracy) -> dict[str, float | int | None]:
+    """As JSON has them: NaN is null."""
+    return {
+        "accuracy": None if math.isnan(result.accuracy) else result.accuracy,
+        "standard_error": None if math.isnan(result.standard_error) else result.standard_error,
+        "n": result.n,
+    }
+
+
+def grouped(values: Sequence, size: int) -> list[Sequence]:
+    return [values[start : start + size] for start in range(0, len(values), size)]

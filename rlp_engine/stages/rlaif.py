@@ -1,0 +1,101 @@
+"""RLAIF in `synthesize`: the policy that made the samples judges two answers of each prompt (METHOD 3.5).
+
+A shard's judgements appear in one rename, so that a restarted stage does not ask for them again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+from rlp_engine.data.records import Prompt
+from rlp_engine.data.rows import write_jsonl
+from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.generation.rlaif import Comparison, RlaifJudge
+from rlp_engine.methods.synthetic_preferences import rlaif_preference
+from rlp_engine.models.policy import load_policy
+from rlp_engine.stages.common import prepare_device
+from rlp_engine.stages.spec import StageContext
+
+Orders = tuple[tuple[float, float], tuple[float, float]]
+
+
+class HasAnswers(Protocol):
+    """A prompt and its answers, in sampling order."""
+
+    prompt: Prompt
+    answers: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the policy said of two answers to one prompt: one line of judgements/shard_NNNNN.jsonl."""
+
+    prompt_id: str
+    first: int  # index of the answer among the n
+    second: int
+    first_order: tuple[float, float]  # log-probabilities of the two labels, nats, `first` shown first
+    second_order: tuple[float, float]  # `second` shown first
+    shortened: bool  # an answer was cut to fit
+
+    @property
+    def orders(self) -> Orders:
+        return self.first_order, self.second_order
+
+    @property
+    def preference(self) -> float:
+        """Probability that the first answer is the better one."""
+        return rlaif_preference(self.first_order, self.second_order)
+
+
+def load_judge(context: StageContext) -> RlaifJudge:
+    config = context.config
+    settings = config.synthesize.rlaif
+    policy = load_policy(context.inputs["policy"], config.model, device=prepare_device(config.compute))
+    judge = RlaifJudge(
+        policy,
+        PromptTemplate(config.model.template, policy.tokenizer),
+        prompt=settings.prompt,
+        labels=settings.labels,
+        max_length=settings.max_length,
+        microbatch=settings.microbatch,
+    )
+    if unknown := judge.unknown_prompt_tokens:
+        context.reporter.warn(f"the policy's tokenizer does not know {unknown} words of synthesize.rlaif.prompt")
+    return judge
+
+
+def judge_shard(
+    context: StageContext,
+    judge: RlaifJudge,
+    groups: Sequence[HasAnswers],
+    drawn: Sequence[tuple[int, int]],
+    name: str,
+) -> list[Judgement | None]:
+    """What the policy says of the two answers drawn for each prompt; None where their texts are equal."""
+    path = context.out / "judgements" / f"{name}.jsonl"
+    if not path.exists():
+        write_jsonl(path, ask(judge, groups, drawn))
+    made = {judgement.prompt_id: judgement for judgement in map(_judgement, path.read_text("utf-8").splitlines())}
+    return [made.get(group.prompt.prompt_id) for group in groups]
+
+
+def ask(judge: RlaifJudge, groups: Sequence[HasAnswers], drawn: Sequence[tuple[int, int]]) -> list[Judgement]:
+    """Judgements of the prompts whose two answers differ."""
+    asked = [
+        (group.prompt.prompt_id, first, second, Comparison(group.prompt, group.answers[first], group.answers[second]))
+        for group, (first, second) in zip(groups, drawn, strict=True)
+        if group.answers[first].strip() != group.answers[second].strip()
+    ]
+    verdicts = judge.ask([comparison for *_, comparison in asked])
+    return [
+        Judgement(prompt_id, first, second, **asdict(verdict))
+        for (prompt_id, first, second, _), verdict in zip(asked, verdicts, strict=True)
+    ]
+
+
+def _judgement(line: str) -> Judgement:
+    values = json.loads(line)
+    return Judgement(**values | {key: tuple(values[key]) for key in ("first_order", "second_order")})
