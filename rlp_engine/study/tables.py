@@ -62,8 +62,9 @@ def _group_tables(group: Group) -> list[Table]:
     found.append(_compared(f"Paired differences{where}", group.compared, _AT_OWN_KL))
     if group.against_preset:
         found.append(_compared(f"{group.variant} less the preset", group.against_preset, _AGAINST_PRESET, twin=True))
-    if group.matched.means:
+    if any(map(is_curve_point, group.numbers.get("policies", {}))):
         found.append(_curves(f"The curves{where}", group))
+    if group.matched.means:
         found.append(_matched_means(f"At the same KL{where}", group.matched.means))
     title = f"Paired differences at the same KL{where}"
     found.append(_matched_differences(title, group.matched.differences, _BETWEEN))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from rlp_engine.study.launch import Task, run_all
 
 # Writes events as a run does; stops on a signal as a run does.
 RUN = """
-import json, pathlib, signal, sys, time
+import json, os, pathlib, signal, sys, time
 folder, seconds, code = pathlib.Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 folder.mkdir(exist_ok=True)
 stopped = []
@@ -21,7 +22,7 @@ signal.signal(signal.SIGINT, lambda n, f: stopped.append(n) if not stopped else 
 def event(**fields):
     with open(folder / "events.jsonl", "a") as file:
         file.write(json.dumps(fields) + "\\n")
-event(event="started", stage="sft", time=time.time())
+event(event="started", stage="sft", time=time.time(), group=os.getpgrp())
 end = time.time() + seconds
 while time.time() < end and not stopped:
     time.sleep(0.01)
@@ -90,3 +91,9 @@ def test_ctrl_c_reaches_every_run_once_and_starts_no_more(tmp_path):
         outcomes, _ = run(tasks, jobs=2, stop=stop)
     assert {name: outcome.exit_code for name, outcome in outcomes.items()} == {"a": 130, "b": 130}
     assert not (tmp_path / "c").exists()
+
+
+def test_a_terminal_sends_ctrl_c_to_us_alone(tmp_path):
+    run([task(tmp_path, "a")])
+    started = json.loads((tmp_path / "a" / "events.jsonl").read_text().splitlines()[0])
+    assert started["group"] != os.getpgrp()
