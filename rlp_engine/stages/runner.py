@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlp_engine.config.rules import value_of
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.errors import ConfigError, CorruptArtifactError, DataError, RlpError
 from rlp_engine.run.adopt import adopt, find_same_work
@@ -24,7 +25,7 @@ from rlp_engine.run.manifest import current_versions
 from rlp_engine.run.reporting import LogReporter, NullReporter, Reporter, TeeReporter
 from rlp_engine.run.resources import ResourcesInWords
 from rlp_engine.run.signals import StopSignal
-from rlp_engine.stages.plan import PlannedStage, plan_chosen, resolve
+from rlp_engine.stages.plan import SAFE_KEYS, PlannedStage, plan_chosen, resolve
 from rlp_engine.stages.selection import Chosen, Selection
 from rlp_engine.stages.spec import ConfigView, StageContext, StageSpec, is_remote
 
@@ -254,17 +255,15 @@ class _Session:
 
 
 def memory_keys(config: RunConfig, spec: StageSpec) -> list[str]:
-    """Config keys of this stage that take less memory when they are lower, with their values."""
-    found = []
-    for section in spec.sections:
-        values = getattr(config, section, None)
-        parts = {section: values, f"{section}.equivalence": getattr(values, "equivalence", None)}
-        for name, part in parts.items():
-            for key in ("microbatch", "score_microbatch", "rows"):
-                value = getattr(part, key, None)
-                if isinstance(value, int) and value > 1:
-                    found.append(f"{name}.{key} (now {value})")
-    return found
+    """Config keys of this stage that take less memory when they are lower, with their values.
+
+    Only safe ones: a lower value goes on with the work that is there. Those of the stage's own section come first.
+    """
+    ways, own = ("microbatch", "score_microbatch", "rows"), spec.kind.replace("-", "_")
+    ordered = sorted(SAFE_KEYS, key=lambda key: (not key.startswith(f"{own}."), key))
+    keys = (key for key in ordered if key.rpartition(".")[2] in ways)
+    read = (key for key in keys if any(f"{key}.".startswith(f"{section}.") for section in spec.sections))
+    return [f"{key} (now {value_of(config, key)})" for key in read if value_of(config, key) > 1]
 
 
 def _refuse(planned: Sequence[PlannedStage]) -> None:

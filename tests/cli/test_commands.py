@@ -197,7 +197,7 @@ def test_config_show_has_every_key_and_the_batch_arithmetic(rlp, sft_run):
     answer = json.loads(rlp("config", "show", sft_run, "--key", "kl_", "--json").stdout)
     assert set(answer["keys"]) == {
         f"ppo.kl_{name}" for name in ("coefficient", "estimator", "controller", "target", "gain")
-    } | {"ppo.health.max_kl"} - ({"ppo.health.max_kl"} - set(answer["keys"]))
+    } | {"curve.kl_coefficients"}
     assert answer["keys"]["ppo.kl_target"]["value"] == 6.0
 
 

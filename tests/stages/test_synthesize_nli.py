@@ -153,3 +153,9 @@ def test_when_memory_is_short_the_nli_models_microbatch_is_named() -> None:
     config = RunConfig()
     [spec] = [spec for spec in build_pipeline(config) if spec.name == "round-1/spg/synthesize"]
     assert memory_keys(config, spec) == ["synthesize.equivalence.microbatch (now 32)"]
+    [spec] = [spec for spec in build_pipeline(config) if spec.name == "round-1/spg/refine-rm"]
+    assert memory_keys(config, spec) == [
+        "refine_rm.microbatch (now 2)",
+        "train_rm.microbatch (now 2)",
+        "train_rm.score_microbatch (now 16)",
+    ]
