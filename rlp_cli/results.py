@@ -80,11 +80,16 @@ def _show_gains(output: Output, policies: list[dict[str, Any]]) -> None:
                 [
                     name,
                     *(_fixed(gain[key], 3) for key in ("score", "standard_error", "correct", "style")),
-                    _fixed(100 * gain["correct"] / gain["score"], 0) if gain["score"] > 0 else "-",
+                    _fixed(100 * gain["correct"] / gain["score"], 0) if _is_whole(gain) else "-",
                 ]
                 for name, gain in gained
             ],
         )
+
+
+def _is_whole(gain: dict[str, Any]) -> bool:
+    """Are both parts gained, so that one is a share of the whole?"""
+    return gain["score"] > 0 and min(gain["correct"], gain["style"]) >= 0
 
 
 def _show_accuracies(output: Output, models: list[dict[str, Any]]) -> None:

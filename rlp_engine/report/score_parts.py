@@ -63,7 +63,8 @@ def gains(policies: Sequence[Mapping[str, Any]], colours: Mapping[str, int]) -> 
 
 
 def _share(gain: Mapping[str, Any]) -> float | None:
-    """Per cent of a gain that is correctness; of a loss there is none."""
-    if not finite(gain.get("correct")) or gain["score"] <= 0:
+    """Per cent of a gain that is correctness; none where a part was lost, which is no share of a whole."""
+    correct, style = gain.get("correct"), gain.get("style")
+    if not finite(correct) or not finite(style) or min(correct, style) < 0 or gain["score"] <= 0:
         return None
-    return 100 * gain["correct"] / gain["score"]
+    return 100 * correct / gain["score"]

@@ -105,7 +105,7 @@ def test_results_of_a_gold_judge_tell_gains_right_answers_curves_and_synthetic_p
         row | {"name": "sft", "kl": None, "gain": None},
         row | {"name": "ppo", "gain": gain},
         row | {"name": "ppo-kl0.5", "gain": gain},
-        row | {"name": "round-1/spg", "gain": gain | {"score": -0.5, "correct": -0.125, "style": -0.375}},
+        row | {"name": "round-1/spg", "gain": gain | {"score": 0.25, "correct": -0.125}},
     ]
     accuracies = [0.75, 0.625, 0.5]
     accuracy = {
@@ -124,9 +124,9 @@ def test_results_of_a_gold_judge_tell_gains_right_answers_curves_and_synthetic_p
         "  at other KL coefficients   win-rate %     ±   score     kl   tokens",
         "  ppo-kl0.5                        50.0   2.0   1.500   1.25      8.0",
         "",
-        "  gain over sft    score       ±   correct    style   correct %",
-        "  ppo              0.500   0.050     0.125    0.375          25",
-        "  round-1/spg     -0.500   0.050    -0.125   -0.375           -",
+        "  gain over sft   score       ±   correct   style   correct %",
+        "  ppo             0.500   0.050     0.125   0.375          25",
+        "  round-1/spg     0.250   0.050    -0.125   0.375           -",
         "",
         "  accuracy % on samples of    sft    ppo   its policy",
         "  train-rm                   75.0   62.5         62.5",

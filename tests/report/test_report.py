@@ -73,7 +73,7 @@ def test_gains_right_answers_curves_and_confirmed_pairs_are_on_the_page(
     ppo = next(row for row in results["policies"] if row["name"] == "ppo")
     ppo["gain"] = {"score": 0.5, "standard_error": 0.05, "correct": 0.125, "style": 0.375}
     uml = next(row for row in results["policies"] if row["name"] == "round-1/uml")
-    uml["gain"] = {"score": -0.5, "standard_error": 0.05, "correct": -0.5, "style": 0.0}
+    uml["gain"] = {"score": 0.25, "standard_error": 0.05, "correct": -0.5, "style": 0.75}
     results["policies"].append({**ppo, "name": "ppo-kl0.5"})
     for model in results["reward_models"]:
         model["accuracy"]["ppo"]["differing"] = {"accuracy": 0.584, "n": 213}
@@ -95,7 +95,7 @@ def test_gains_right_answers_curves_and_confirmed_pairs_are_on_the_page(
     text = Page((tmp_path / "r.html").read_text()).text
     for words in (
         "PPO+0.500 ± 0.050+0.125+0.37525 %",
-        "RLP-UML−0.500 ± 0.050−0.5000.000–",
+        "RLP-UML+0.250 ± 0.050−0.500+0.750–",
         "Policies at other KL coefficients (1)PolicyWin-rate",
         "Accuracy on pairs of which one answer is right",
         "58.4 %n = 213",
