@@ -58,19 +58,24 @@ def differences(paired: Sequence[Mapping[str, Any]], colours: Mapping[str, int])
 
 
 def against_kl(policies: Sequence[Mapping[str, Any]], colours: Mapping[str, int]) -> Markup | None:
-    """Where on the over-optimisation curve each policy stands."""
-    placed = []
+    """Where on the over-optimisation curve each policy stands; policies of one reward model are joined."""
+    placed: list[tuple[Mark, float]] = []
+    families: dict[str, list[tuple[Mark, float]]] = {}
     for row in policies:
         x = 0.0 if name_of(row) == "sft" and row.get("kl") is None else row.get("kl")
         if finite(x) and finite(row.get("win_rate")):
             half = Z95 * row["standard_error"] if finite(row.get("standard_error")) else 0.0
             rate = row["win_rate"]
-            mark = Mark(label_of(row), rate, rate - half, rate + half, colours.get(method_of(row), 0))
+            family, _, point = name_of(row).partition("-kl")
+            label = "" if point else label_of(row)
+            mark = Mark(label, rate, rate - half, rate + half, colours.get(method_of(row), 0))
             placed.append((mark, float(x)))
+            families.setdefault(family, []).append(placed[-1])
     if len(placed) < 2:
         return None
     figure = figures.scatter(
         placed,
+        joined=[sorted(line, key=lambda item: item[1]) for line in families.values() if len(line) > 1],
         name="kl",
         title="Win-rate against KL from the SFT policy",
         x_label="KL from the SFT policy, nats a sequence",
@@ -79,6 +84,11 @@ def against_kl(policies: Sequence[Mapping[str, Any]], colours: Mapping[str, int]
     return tag(
         "div",
         tag("h3", "What was gained, and how far the policy went for it"),
-        tag("p", "Up and to the left is better; bars are 95 % intervals over instructions.", class_="muted"),
+        tag(
+            "p",
+            "Up and to the left is better; bars are 95 % intervals over instructions. A line joins what one reward "
+            "model trained at several weights of the KL penalty; the named point is the run's own.",
+            class_="muted",
+        ),
         tag("figure", figure, class_="wide"),
     )

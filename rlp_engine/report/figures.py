@@ -122,10 +122,21 @@ def forest(marks: Sequence[Mark], *, name: str, title: str, x_label: str, zero: 
         return _svg(figure, name, title)
 
 
-def scatter(marks: Sequence[tuple[Mark, float]], *, name: str, title: str, x_label: str, y_label: str) -> Markup:
-    """(mark, x): the mark's value and interval upwards, its label beside it."""
+def scatter(
+    marks: Sequence[tuple[Mark, float]],
+    *,
+    joined: Sequence[Sequence[tuple[Mark, float]]] = (),
+    name: str,
+    title: str,
+    x_label: str,
+    y_label: str,
+) -> Markup:
+    """(mark, x): the mark's value and interval upwards, its label, if any, beside it; a line joins `joined` ones."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(7.4, 3.4)
+        for line in joined:
+            xs, ys = [x for _, x in line], [mark.value for mark, _ in line]
+            axes.plot(xs, ys, color=SERIES[line[0][0].colour], linewidth=1.4, alpha=0.8)
         for mark, x in marks:
             axes.plot([x, x], [mark.low, mark.high], color=SERIES[mark.colour], linewidth=1.6, alpha=0.6)
             axes.plot(x, mark.value, "o", color=SERIES[mark.colour], markersize=8, markeredgecolor=SURFACE)
@@ -221,6 +232,8 @@ def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float,
     centres = [axes.transData.transform((x, y)) for _, x, y in points]
     taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
     for label, x, y in points:
+        if not label:
+            continue
         for dx, dy, side in _SIDES_OF_A_POINT:
             text = axes.annotate(
                 clean(label), (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", color=INK
