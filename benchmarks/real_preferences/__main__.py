@@ -19,7 +19,7 @@ from benchmarks.real_preferences.training import Settings
 from rlp_engine.errors import RlpError
 
 ROOT = Path(__file__).resolve().parents[2]
-LEARNING_RATES, LAMBDAS, SYNTHETIC_WEIGHTS = (3e-5, 1e-4, 3e-4), (0.1, 0.5), (1.0, 4.0)
+LEARNING_RATES, LAMBDAS, SYNTHETIC_WEIGHTS = (1e-4, 3e-4, 1e-3), (0.1, 0.5), (1.0, 4.0)
 STUDY_ARMS = ("uml", "spg", "self-label", "judged")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -36,8 +36,9 @@ def design(data: DataFolder = DEFAULT_DATA, limit: Limit = None, out: Out = DEFA
     """Print the counts of the design, and the smallest difference it sees if `dev` has been run."""
     world = read_world(data, limit)
     typer.echo(reporting.design_table(world))
-    if (out / "dev-seeds").is_dir():
-        typer.echo(reporting.smallest_difference(world, development_world(world), out / "dev-seeds"))
+    folder = _rate_folder(out, Settings.learning_rate)
+    if folder.is_dir():
+        typer.echo(reporting.smallest_difference(world, development_world(world), folder))
 
 
 @app.command()
@@ -61,15 +62,17 @@ def dev(
     for rotation in map(int, seeds.split(",")):
         if grid == "learning-rate":
             for rate in LEARNING_RATES:
-                records, _ = run_seed(study, rotation, Settings(learning_rate=rate), [])
+                settings = Settings(learning_rate=rate)
+                records, margins = run_seed(study, rotation, settings, [])
                 _print_development(records, f"seed {rotation}, learning rate {rate:g}")
+                write_seed(_rate_folder(out, rate), rotation, records, margins, settings)
             continue
         lambdas = {f"uml@lambda={value:g}": {"multi_view_weight": value} for value in LAMBDAS}
         weights = {f"spg@weight={value:g}": {"synthetic_weight": value} for value in SYNTHETIC_WEIGHTS}
         overrides = {name.partition("@")[2]: change for name, change in (lambdas | weights).items()}
         records, margins = run_seed(study, rotation, Settings(), [*lambdas, *weights], overrides)
         _print_development(records, f"seed {rotation}")
-        write_seed(out / "dev-seeds", rotation, records, margins, Settings())
+        write_seed(out / "development" / "refinement", rotation, records, margins, Settings())
 
 
 @app.command()
@@ -107,6 +110,10 @@ def report(
     (out / "tables.md").write_text(tables, encoding="utf-8")
     results.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     typer.echo(tables)
+
+
+def _rate_folder(out: Path, rate: float) -> Path:
+    return out / "development" / f"learning-rate-{rate:g}"
 
 
 def _study(world: World, cache: Path) -> Study:

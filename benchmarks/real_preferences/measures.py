@@ -101,12 +101,12 @@ class Bootstrap:
     ) -> tuple[float, np.ndarray]:
         """(length-balanced mean of `right_N`, the same in every resample)."""
         sides = [log_ratio_N > 0, log_ratio_N < 0]
-        point = sum(right_N[side].mean() for side in sides) / 2
+        point = sum(_mean(right_N[side]) for side in sides) / 2
         drawn_R = np.zeros(len(self._counts_RG))
         for side in sides:
             weight_RN = self._counts_RG[:, groups_N[side]]
             drawn_R += weight_RN @ right_N[side] / np.maximum(weight_RN.sum(1), 1) / 2
-        return float(point), drawn_R
+        return point, drawn_R
 
 
 def _mean(values: np.ndarray) -> float:

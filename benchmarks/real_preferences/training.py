@@ -27,8 +27,8 @@ from rlp_engine.randomness import KeyPart, normals, permutation, torch_seed, uni
 class Settings:
     """What is the same for every arm. Chosen on the development world where it says so (README of the package)."""
 
-    num_pairs: int = 2000  # of D a seed
-    epochs: int = 3
+    num_pairs: int = 1600  # of D a seed
+    epochs: int = 2
     pairs_per_step: int = 32
     learning_rate: float = 1e-4  # of the top layer and the head
     weight_decay: float = 0.0
