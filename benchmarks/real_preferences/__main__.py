@@ -12,7 +12,7 @@ import torch
 import typer
 
 from benchmarks.real_preferences import report as reporting
-from benchmarks.real_preferences.arms import REFINED
+from benchmarks.real_preferences.arms import CONTROLS, REFINED
 from benchmarks.real_preferences.data import World, development_world, read_world
 from benchmarks.real_preferences.study import Study, load_states, run_seed, write_seed
 from benchmarks.real_preferences.training import Settings
@@ -59,17 +59,15 @@ def dev(
 ) -> None:
     """Choose settings on generators of D alone; no pair of the unseen generators is read."""
     study = _study(development_world(read_world(data)), cache)
-    for rotation in map(int, seeds.split(",")):
-        if grid == "learning-rate":
-            for rate in LEARNING_RATES:
-                settings = Settings(learning_rate=rate)
-                records, margins = run_seed(study, rotation, settings, [])
-                _print_development(records, f"seed {rotation}, learning rate {rate:g}")
-                write_seed(_rate_folder(out, rate), rotation, records, margins, settings)
-            continue
-        lambdas = {f"uml@lambda={value:g}": {"multi_view_weight": value} for value in LAMBDAS}
-        weights = {f"spg@weight={value:g}": {"synthetic_weight": value} for value in SYNTHETIC_WEIGHTS}
-        overrides = {name.partition("@")[2]: change for name, change in (lambdas | weights).items()}
+    rotations = [int(seed) for seed in seeds.split(",")]
+    if grid == "learning-rate":
+        scores = {rate: _try_rate(study, rotations, rate, out) for rate in LEARNING_RATES}
+        typer.echo(f"best learning rate: {max(scores, key=scores.__getitem__):g}")
+        return
+    lambdas = {f"uml@lambda={value:g}": {"multi_view_weight": value} for value in LAMBDAS}
+    weights = {f"spg@weight={value:g}": {"synthetic_weight": value} for value in SYNTHETIC_WEIGHTS}
+    overrides = {name.partition("@")[2]: change for name, change in (lambdas | weights).items()}
+    for rotation in rotations:
         records, margins = run_seed(study, rotation, Settings(), [*lambdas, *weights], overrides)
         _print_development(records, f"seed {rotation}")
         write_seed(out / "development" / "refinement", rotation, records, margins, Settings())
@@ -85,10 +83,11 @@ def run(
     limit: Limit = None,
     pairs: Annotated[int, typer.Option(help="pairs of D a seed")] = Settings.num_pairs,
     epochs: Annotated[int, typer.Option(help="passes over D")] = Settings.epochs,
+    learning_rate: Annotated[float, typer.Option(help="of the top layer and the head")] = Settings.learning_rate,
 ) -> None:
     """Train and test every arm for every seed; a seed whose results are there is left alone."""
     study = _study(read_world(data, limit), cache)
-    settings = Settings(num_pairs=pairs, epochs=epochs)
+    settings = Settings(num_pairs=pairs, epochs=epochs, learning_rate=learning_rate)
     for rotation in map(int, seeds.split(",")):
         if (out / f"seed-{rotation}.json").is_file():
             continue
@@ -110,6 +109,18 @@ def report(
     (out / "tables.md").write_text(tables, encoding="utf-8")
     results.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     typer.echo(tables)
+
+
+def _try_rate(study: Study, rotations: list[int], rate: float, out: Path) -> float:
+    """Mean length-balanced accuracy of `first` and `reseed` with a learning rate, on development pairs."""
+    scores, settings = [], Settings(learning_rate=rate)
+    for rotation in rotations:
+        records, margins = run_seed(study, rotation, settings, [])
+        write_seed(_rate_folder(out, rate), rotation, records, margins, settings)
+        _print_development(records, f"seed {rotation}, learning rate {rate:g}")
+        own = [r for r in records if r["kind"] == "accuracy" and r["arm"] in CONTROLS]
+        scores += [record["length_balanced"] for record in own]
+    return sum(scores) / len(scores)
 
 
 def _rate_folder(out: Path, rate: float) -> Path:
