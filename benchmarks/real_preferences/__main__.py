@@ -20,7 +20,7 @@ from rlp_engine.errors import RlpError
 
 ROOT = Path(__file__).resolve().parents[2]
 LEARNING_RATES, LAMBDAS, SYNTHETIC_WEIGHTS = (1e-4, 3e-4, 1e-3), (0.1, 0.5), (1.0, 4.0)
-STUDY_ARMS = ("uml", "spg", "self-label", "judged")
+STUDY_ARMS = ("uml", "spg", "judged")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 DataFolder = Annotated[Path, typer.Option("--data", help="the shared data")]
