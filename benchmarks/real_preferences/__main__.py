@@ -14,7 +14,7 @@ import typer
 from benchmarks.real_preferences import report as reporting
 from benchmarks.real_preferences.arms import CONTROLS, REFINED
 from benchmarks.real_preferences.data import World, development_world, read_world
-from benchmarks.real_preferences.study import Study, load_states, run_seed, write_seed
+from benchmarks.real_preferences.study import Study, load_states, read_seed, run_seed, write_seed
 from benchmarks.real_preferences.training import Settings
 from rlp_engine.errors import RlpError
 
@@ -64,11 +64,9 @@ def dev(
         scores = {rate: _try_rate(study, rotations, rate, out) for rate in LEARNING_RATES}
         typer.echo(f"best learning rate: {max(scores, key=scores.__getitem__):g}")
         return
-    lambdas = {f"uml@lambda={value:g}": {"multi_view_weight": value} for value in LAMBDAS}
-    weights = {f"spg@weight={value:g}": {"synthetic_weight": value} for value in SYNTHETIC_WEIGHTS}
-    overrides = {name.partition("@")[2]: change for name, change in (lambdas | weights).items()}
+    names = [*(f"uml@lambda={value:g}" for value in LAMBDAS), *(f"spg@weight={value:g}" for value in SYNTHETIC_WEIGHTS)]
     for rotation in rotations:
-        records, margins = run_seed(study, rotation, Settings(), [*lambdas, *weights], overrides)
+        records, margins = run_seed(study, rotation, Settings(), names)
         _print_development(records, f"seed {rotation}")
         write_seed(out / "development" / "refinement", rotation, records, margins, Settings())
 
@@ -85,13 +83,11 @@ def run(
     epochs: Annotated[int, typer.Option(help="passes over D")] = Settings.epochs,
     learning_rate: Annotated[float, typer.Option(help="of the top layer and the head")] = Settings.learning_rate,
 ) -> None:
-    """Train and test every arm for every seed; a seed whose results are there is left alone."""
+    """Train and test every arm for every seed; an arm whose results are there is left alone."""
     study = _study(read_world(data, limit), cache)
     settings = Settings(num_pairs=pairs, epochs=epochs, learning_rate=learning_rate)
     for rotation in map(int, seeds.split(",")):
-        if (out / f"seed-{rotation}.json").is_file():
-            continue
-        records, margins = run_seed(study, rotation, settings, arms.split(","))
+        records, margins = run_seed(study, rotation, settings, arms.split(","), read_seed(out, rotation))
         write_seed(out, rotation, records, margins, settings)
         typer.echo(f"seed {rotation}: done")
 

@@ -13,6 +13,7 @@ judged     the real judgements of P's generators on P's instructions: what there
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,8 +27,19 @@ from rlp_engine.randomness import permutation, uniforms
 
 CONTROLS = ("first", "reseed")
 REFINED = ("uml", "spg", "uml+spg", "select-all", "self-label", "judged")
+WITHOUT_FIRST = ("uml", "judged")  # they read no reward of the first model
+VARIED = {"lambda": "multi_view_weight", "weight": "synthetic_weight"}
 COSINES = tuple(round(0.50 + 0.02 * step, 2) for step in range(24))
 Vectors = Mapping[str, np.ndarray]
+
+
+def variant(label: str, settings: Settings) -> tuple[str, Settings]:
+    """(arm, its settings): "uml@lambda=0.1" is uml with lambda 0.1."""
+    arm, _, change = label.partition("@")
+    if not change:
+        return arm, settings
+    name, _, value = change.partition("=")
+    return arm, replace(settings, **{VARIED[name]: float(value)})
 
 
 def pairs_of_d(world: World, rotation: int, settings: Settings) -> list[JudgedPair]:

@@ -58,42 +58,50 @@ def run_seed(
     rotation: int,
     settings: Settings,
     refined: Sequence[str],
-    overrides: dict[str, dict[str, float]] | None = None,
+    before: tuple[list[dict], dict[str, np.ndarray]] | None = None,
 ) -> tuple[list[dict], dict[str, np.ndarray]]:
     """Every arm of one seed.
 
     Args:
-        refined: arms besides first and reseed; "NAME@LABEL" is arm NAME with the settings of overrides[LABEL].
+        refined: arms besides first and reseed; "uml@lambda=0.1" and "spg@weight=4" are arms with another setting.
+        before: what an earlier call returned for this seed: only arms that it lacks are trained.
 
     Returns:
         (records, margins). A record is a JSON object of numbers with "kind", "seed", "arm", "set" and "part";
         `margins["ARM/SET/PART"]` has the reward margins in the order of `tested`.
     """
-    world, records, margins = study.world, [], {}
+    world = study.world
+    records: list[dict] = []
+    margins = {} if before is None else dict(before[1])
     pairs = arms.pairs_of_d(world, rotation, settings)
-    if len(pairs) < settings.num_pairs:
-        settings = replace(settings, num_pairs=len(pairs))
-    first = _timed(study, rotation, "first", pairs, Added(), settings, records, {"arm": "first", "set": ""})
-    reseed = _timed(study, rotation, "refine", pairs, Added(), settings, records, {"arm": "reseed", "set": ""})
-    for arm, trained in (("first", first), ("reseed", reseed)):
-        for name in world.sets:
-            _measure(study, rotation, arm, name, trained, records, margins)
-        _llmbar(study, rotation, arm, "", trained, records)
-    _baselines(study, rotation, pairs, records, margins)
+    settings = replace(settings, num_pairs=min(settings.num_pairs, len(pairs)))
+    done = set() if before is None else {record["arm"] for record in before[0]}
+    missing = [label for label in refined if label not in done]
+    first = None
+    if before is None:
+        first = _timed(study, rotation, "first", pairs, Added(), settings, records, {"arm": "first", "set": ""})
+        reseed = _timed(study, rotation, "refine", pairs, Added(), settings, records, {"arm": "reseed", "set": ""})
+        for arm, trained in (("first", first), ("reseed", reseed)):
+            for name in world.sets:
+                _measure(study, rotation, arm, name, trained, records, margins)
+            _llmbar(study, rotation, arm, "", trained, records)
+        _baselines(study, rotation, pairs, records, margins)
+    elif any(label.partition("@")[0] not in arms.WITHOUT_FIRST for label in missing):
+        first = study.train(rotation, "first", pairs, Added(), settings)
     for name in world.sets:
         cosine, acceptance = arms.choose_cosine(world, name, study.vectors, settings.gamma)
         clusters = arms.clusters_of(world, name, study.vectors, cosine)
         texts = sorted({text for row in arms.sets_of_p(world, name, rotation) for text in row.texts})
-        first_rewards, _ = arms.rewards_and_v(study.states, first.model, texts)
-        for label in refined:
-            arm, _, variant = label.partition("@")
-            own = replace(settings, **(overrides or {})[variant]) if variant else settings
+        first_rewards = {} if first is None else arms.rewards_and_v(study.states, first.model, texts)[0]
+        for label in missing:
+            arm, own = arms.variant(label, settings)
             added, facts = arms.added(arm, world, name, rotation, own, first_rewards, clusters)
             about = {"arm": label, "set": name, "min_cosine": cosine, "acceptance_everywhere": acceptance, **facts}
             trained = _timed(study, rotation, "refine", pairs, added, own, records, about)
             _measure(study, rotation, label, name, trained, records, margins)
             _llmbar(study, rotation, label, name, trained, records)
-    return [{"seed": rotation, **record} for record in records], margins
+    earlier = [] if before is None else before[0]
+    return [*earlier, *({"seed": rotation, **record} for record in records)], margins
 
 
 def tested(world: World, name: str, rotation: int, part: str) -> list[JudgedPair]:
@@ -107,6 +115,15 @@ def write_seed(out: Path, rotation: int, records: list[dict], margins: dict[str,
     np.savez(out / f"seed-{rotation}.npz", **margins)
     text = json.dumps({"settings": asdict(settings), "records": records}, indent=1)
     (out / f"seed-{rotation}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_seed(out: Path, rotation: int) -> tuple[list[dict], dict[str, np.ndarray]] | None:
+    """What `write_seed` wrote; None if it has not."""
+    path = out / f"seed-{rotation}.json"
+    if not path.is_file():
+        return None
+    with np.load(path.with_suffix(".npz")) as margins:
+        return json.loads(path.read_text(encoding="utf-8"))["records"], dict(margins)
 
 
 def _timed(
