@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.real_preferences.arms import CONTROLS, REFINED
 from benchmarks.real_preferences.data import JudgedPair, World
 from benchmarks.real_preferences.measures import BOOTSTRAP_DRAWS, Bootstrap, correct
 from benchmarks.real_preferences.study import tested
@@ -17,6 +18,7 @@ from rlp_engine.errors import DataError
 
 CONTROL = "reseed"
 SPANS = {"P": ("P",), "new": ("new",), "both": ("P", "new")}
+PARTS_OF = {"judged": ("new",)}  # the pairs on P are in its training data
 BASELINES = ("length", "reference", "bag-of-words")
 POWER_FACTOR = 2.8  # 80% power at two-sided 5%: 1.96 + 0.84
 
@@ -87,7 +89,7 @@ def _differences(world: World, records: Sequence[dict], margins: Sequence[Path],
     for name in world.sets:
         arms = _arms(records, name, "accuracy")
         for arm in (a for a in arms if a not in (CONTROL, *BASELINES)):
-            for span in SPANS:
+            for span in PARTS_OF.get(arm, SPANS):
                 points, drawn = _difference(world, margins, arm, CONTROL, name, span, bootstrap)
                 low, high = np.percentile(drawn, [2.5, 97.5])
                 about = {"kind": "difference", "arm": arm, "set": name, "part": span, "seeds": len(points)}
@@ -120,13 +122,16 @@ def _difference(
 
 
 def _accuracy_table(records: Sequence[dict], name: str) -> str:
-    """Both parts' length-balanced accuracy, then the rest over P and new together, weighted by their pairs."""
+    """Length-balanced accuracy by part, then the rest over P and new together, weighted by their pairs."""
     columns = ("accuracy", "chosen_longer", "chosen_shorter", "length_matched", "reference_won", "reference_lost")
     head = ["arm", "balanced, P", "balanced, new", *(c.replace("_", " ") for c in columns), "log-odds of margin"]
     lines = [_row(head), "|---|" + "---:|" * (len(head) - 1)]
     for arm in _arms(records, name, "accuracy"):
-        rows = [r for r in records if r["kind"] == "accuracy" and r["arm"] == arm and r["set"] == name]
-        cells = [_cell(r["length_balanced"] for r in rows if r["part"] == part) for part in ("P", "new")]
+        parts = PARTS_OF.get(arm, ("P", "new"))
+        rows = [r for r in records if r["kind"] == "accuracy" and (r["arm"], r["set"]) == (arm, name)]
+        rows = [r for r in rows if r["part"] in parts]
+        by_part = [[r["length_balanced"] for r in rows if r["part"] == part] for part in ("P", "new")]
+        cells = [_cell(values) if values else "-" for values in by_part]
         cells += [_cell(_pooled(rows, column)) for column in columns]
         cells.append(_cell(_pooled(rows, "margin_odds"), scale=1, digits=2))
         lines.append(_row([arm, *cells]))
@@ -171,7 +176,7 @@ def _llmbar_table(records: Sequence[dict]) -> str:
 
 def _training_table(records: Sequence[dict]) -> str:
     columns = ("pairs", "acceptance_rate", "reversed_reward_rate", "characters_chosen", "characters_rejected")
-    columns += ("bradley_terry", "jsd", "skl", "mu_within_share", "wall_seconds", "peak_memory_gb")
+    columns += ("bradley_terry", "jsd", "skl", "mu_within_share", "cpu_seconds", "wall_seconds", "peak_memory_gb")
     rows = [r for r in records if r["kind"] == "training"]
     lines = [_row(["arm", "P", *(c.replace("_", " ") for c in columns)]), "|---|---|" + "---:|" * len(columns)]
     for arm, name in dict.fromkeys((r["arm"], r["set"]) for r in rows):
@@ -182,7 +187,10 @@ def _training_table(records: Sequence[dict]) -> str:
 
 
 def _arms(records: Sequence[dict], name: str, kind: str) -> list[str]:
-    return list(dict.fromkeys(r["arm"] for r in records if r["kind"] == kind and r["set"] == name))
+    """In one order, whatever was run first: baselines, controls, refined."""
+    found = dict.fromkeys(r["arm"] for r in records if r["kind"] == kind and r["set"] == name)
+    known = (*BASELINES, *CONTROLS, *REFINED)
+    return sorted(found, key=lambda arm: (known.index(arm.partition("@")[0]), arm))
 
 
 def _mean_error(values: Sequence[float]) -> tuple[float, float]:
