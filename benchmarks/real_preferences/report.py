@@ -109,6 +109,8 @@ def _difference(
         pairs: list[JudgedPair] = []
         gains = []
         with np.load(path) as stored:
+            if any(f"{arm}/{name}/{part}" not in stored for part in SPANS[span]):
+                continue  # an arm that not every seed has
             for part in SPANS[span]:
                 own, other = (correct(stored[f"{which}/{name}/{part}"]) for which in (arm, control))
                 pairs += tested(world, name, rotation, part)
