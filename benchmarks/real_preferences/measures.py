@@ -25,7 +25,7 @@ def accuracies(margins_N: np.ndarray, pairs: Sequence[JudgedPair]) -> dict[str, 
     log_ratio_N = np.array([pair.log_length_ratio for pair in pairs])
     reference_N = np.array([pair.reference_chosen for pair in pairs])
     found = {
-        "accuracy": right_N.mean(),
+        "accuracy": _mean(right_N),
         "chosen_longer": _mean(right_N[log_ratio_N > 0]),
         "chosen_shorter": _mean(right_N[log_ratio_N < 0]),
         "length_matched": _mean(right_N[np.abs(log_ratio_N) < LENGTH_MATCHED]),
@@ -47,9 +47,9 @@ def margin_coefficient(margins_N: np.ndarray, log_ratio_N: np.ndarray) -> float:
     Logistic regression without intercept of "this one was chosen" on the margin (divided by its root mean square) and
     the log ratio of lengths, by Newton's method; every pair is read as chosen minus rejected, so all labels are 1.
     """
-    scale = np.sqrt(np.mean(margins_N**2))
+    scale = np.sqrt(_mean(margins_N**2))
     if not scale > 0:
-        return 0.0
+        return 0.0 if len(margins_N) else float("nan")
     features_ND = np.stack([margins_N / scale, log_ratio_N], axis=1)
     weights_D = np.zeros(2)
     for _ in range(50):
