@@ -132,8 +132,7 @@ def _accuracy_table(records: Sequence[dict], name: str) -> str:
         parts = PARTS_OF.get(arm, ("P", "new"))
         rows = [r for r in records if r["kind"] == "accuracy" and (r["arm"], r["set"]) == (arm, name)]
         rows = [r for r in rows if r["part"] in parts]
-        by_part = [[r["length_balanced"] for r in rows if r["part"] == part] for part in ("P", "new")]
-        cells = [_cell(values) if values else "-" for values in by_part]
+        cells = [_cell(r["length_balanced"] for r in rows if r["part"] == part) for part in ("P", "new")]
         cells += [_cell(_pooled(rows, column)) for column in columns]
         cells.append(_cell(_pooled(rows, "margin_odds"), scale=1, digits=2))
         lines.append(_row([arm, *cells]))
@@ -201,7 +200,10 @@ def _mean_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _cell(values: Iterable[float], scale: float = 100, digits: int = 1) -> str:
-    mean, error = _mean_error([scale * value for value in values])
+    scaled = [scale * value for value in values]
+    if not scaled:
+        return "-"
+    mean, error = _mean_error(scaled)
     return f"{mean:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
 
 
