@@ -17,7 +17,7 @@ SANDBOX = {
     "model": {"init": "scratch", "template": "plain"},
 }
 
-WORDINGS = {"views": "wordings", "topic": "fact"}
+HARD = {"views": "wordings", "topic": "fact", "hard_negatives": "only"}
 
 
 def merged(base: dict, over: dict) -> dict:
@@ -58,11 +58,7 @@ def test_the_sandbox_config_breaks_no_rule():
         ({"refine_rm": {"multi_view": {"topic": "fact"}}}, "refine_rm.multi_view.topic"),
         ({"refine_rm": {"multi_view": {"hard_negatives": "also"}}}, "refine_rm.multi_view.hard_negatives"),
         (
-            {
-                "refine_rm": {
-                    "multi_view": WORDINGS | {"hard_negatives": "only", "pairs_per_step": 30, "microbatch": 10}
-                }
-            },
+            {"refine_rm": {"multi_view": HARD | {"pairs_per_step": 30, "microbatch": 10}}},
             "refine_rm.multi_view.pairs_per_step",
         ),
         ({"data": {"test": {"path": "x.jsonl"}}}, "data.test.path"),
@@ -95,9 +91,7 @@ def test_pair_batches_matter_only_to_methods_that_use_them():
 
 @pytest.mark.parametrize("hard_negatives", ["none", "also", "only"])
 def test_wordings_with_a_topic_break_no_rule(hard_negatives):
-    assert (
-        cross_field_problems(config_of(refine_rm={"multi_view": WORDINGS | {"hard_negatives": hard_negatives}})) == []
-    )
+    assert cross_field_problems(config_of(refine_rm={"multi_view": HARD | {"hard_negatives": hard_negatives}})) == []
 
 
 @pytest.mark.parametrize(
