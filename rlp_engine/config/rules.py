@@ -45,7 +45,7 @@ class Problem:
 
 def cross_field_problems(config: RunConfig) -> list[Problem]:
     """Every rule between keys that this config breaks."""
-    rules = (_methods, _batches, _sandbox, _judges, _collect, _models, _ppo)
+    rules = (_methods, _batches, _views, _sandbox, _judges, _collect, _models, _ppo)
     return [problem for rule in rules for problem in rule(config)]
 
 
@@ -91,6 +91,23 @@ def _batches(config: RunConfig) -> Iterator[Problem]:
             yield Problem(
                 (large, small), f"{large} = {whole} is not a multiple of {small} = {part}", f"--set {large}={near}"
             )
+
+
+def _views(config: RunConfig) -> Iterator[Problem]:
+    views = config.refine_rm.multi_view
+    key = "refine_rm.multi_view"
+    if views.views == "wordings" and not views.topic:
+        what = f"{key}.views = 'wordings' needs to know which instructions ask the same"
+        yield Problem((f"{key}.topic", f"{key}.views"), what, f"--set {key}.topic=fact in the sandbox")
+    for name, default in (("topic", ""), ("hard_negatives", "none")):
+        if views.views != "wordings" and getattr(views, name) != default:
+            what = f"{key}.{name} is not read when {key}.views = '{views.views}'"
+            yield Problem((f"{key}.{name}", f"{key}.views"), what, "remove one of them")
+    if views.hard_negatives != "none":
+        for name in ("pairs_per_step", "microbatch"):
+            if getattr(views, name) % 4:
+                what = f"{key}.{name} = {getattr(views, name)} is no multiple of 4, the pairs of a topic in a minibatch"
+                yield Problem((f"{key}.{name}", f"{key}.hard_negatives"), what, "e.g. 16 or 32")
 
 
 def _sandbox(config: RunConfig) -> Iterator[Problem]:

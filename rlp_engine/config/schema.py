@@ -210,6 +210,9 @@ class MultiViewConfig(Section):
     """UML: heads, critic and the weight of the multi-view loss (METHOD 2)."""
 
     weight: NonNegativeFloat = Field(0.5, description="lambda: weight of L_M beside Bradley-Terry [P]")
+    views: Literal["answers", "placebo", "wordings"] = Field("answers", description="what the two views of a policy pair are. `answers`: two answers to one instruction [P]; `placebo`: an answer each to two instructions, a control [we]; `wordings`: one answer under two instructions that ask the same, by `topic` [we]")
+    topic: str = Field("", description="views = `wordings`: key of the `meta` of unlabeled rows that is equal for instructions that ask the same; `fact` in the sandbox")
+    hard_negatives: Literal["none", "also", "only"] = Field("none", description="views = `wordings`: pairs of the same topic with another answer are no negatives; are negatives too, four pairs of a topic in a minibatch; or are the only ones [we]")
     pairs_per_step: Positive = Field(16, ge=8, description="policy pairs per optimizer step; each needs negatives among the others [we, METHOD 7.7]")
     microbatch: Positive = Field(16, ge=8, description="policy pairs whose z share one critic pass; at least 8")
     hidden_size: Positive = Field(1024, description="width of mu, Sigma and critic [MIB]")

@@ -17,10 +17,8 @@ from torch import Tensor, nn
 
 from rlp_engine.methods.checks import at_least_float32, require_same_shape
 from rlp_engine.methods.mutual_information import (
-    NegativeScheme,
     info_nce_loss,
     jensen_shannon_bound,
-    negative_pairs,
     nwj_bound,
     symmetrised_kl,
     symmetrised_kl_sample,
@@ -129,12 +127,11 @@ def multi_view_loss(
     critic: Critic | None,
     v1_BD: Tensor,
     v2_BD: Tensor,
-    group_B: Tensor,
+    is_negative_BB: Tensor,
     noise1_BK: Tensor,
     noise2_BK: Tensor,
     beta: float,
     *,
-    negatives: NegativeScheme = "off-diagonal",
     skl: Literal["closed-form", "sample"] = "closed-form",
     temperature: float = 0.1,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -151,12 +148,11 @@ def multi_view_loss(
     Args:
         kind: which of the four.
         heads, critic: shared by the views. The critic takes (K, K), or (D, K) for infomax; cl needs none.
-        v1_BD, v2_BD: hidden states of the two views, row i of both from the same instruction. Detached by the caller
+        v1_BD, v2_BD: hidden states of the two views, row i of both a pair. Detached by the caller
             while heads and critic warm up, and not otherwise: the gradient into v is all that UML does to the reward.
-        group_B: integer id of each row's instruction text; equal ids are never negatives.
+        is_negative_BB: True where view 1 of row i and view 2 of row j are negatives (`negative_pairs`).
         noise1_BK, noise2_BK: standard normal, fresh and independent for each view and step. cl does not read them.
         beta: weight of SKL, >= 0; read by uml only.
-        negatives: which pairs are negatives, see `negative_pairs`.
         skl: exact, or by one sample (Multi-View Information Bottleneck code).
         temperature: tau of cl.
 
@@ -166,16 +162,15 @@ def multi_view_loss(
         (0 or 1, `health_signs`). cl has "info_nce" in place of the J, nwj, sigma and sign entries.
 
     Raises:
-        ValueError: if shapes do not fit, no negative is left, a critic is missing, or beta is negative.
+        ValueError: if shapes do not fit, there is no negative, a critic is missing, or beta is negative.
     """
     require_same_shape(2, v1_BD=v1_BD, v2_BD=v2_BD)
-    if group_B.shape != v1_BD.shape[:1]:
-        raise ValueError(f"want group ids of shape {tuple(v1_BD.shape[:1])}, got {tuple(group_B.shape)}")
+    if is_negative_BB.shape != (len(v1_BD), len(v1_BD)):
+        raise ValueError(f"want a negative or not for {len(v1_BD)} x {len(v1_BD)}, got {tuple(is_negative_BB.shape)}")
     if kind not in ("uml", "mvi", "infomax", "cl") or skl not in ("closed-form", "sample"):
         raise ValueError(f"unknown kind {kind!r} (uml, mvi, infomax, cl) or skl {skl!r} (closed-form, sample)")
     if not beta >= 0:
         raise ValueError(f"beta must be >= 0, got {beta}")
-    is_negative_BB = negative_pairs(group_B, negatives)
     mu1_BK, sigma1_BK = heads(v1_BD)
     mu2_BK, sigma2_BK = heads(v2_BD)
     if kind == "cl":

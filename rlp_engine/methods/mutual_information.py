@@ -20,14 +20,23 @@ NegativeScheme = Literal["off-diagonal", "roll"]
 LARGEST_EXPONENT = 700.0  # exp of it is finite in float64
 
 
-def negative_pairs(group_B: Tensor, scheme: NegativeScheme = "off-diagonal") -> Tensor:
+def negative_pairs(
+    group_B: Tensor,
+    scheme: NegativeScheme = "off-diagonal",
+    *,
+    right_group_B: Tensor | None = None,
+    stratum_B: Tensor | None = None,
+) -> Tensor:
     """Which pairs (left_i, right_j) are negatives.
 
     Args:
-        group_B: integer id of each row's instruction. Rows with the same id are positives of each other, so they
-            are never negatives (METHOD 2.3).
+        group_B: integer id of what each left row is about: its instruction's text. A left and a right row of the same
+            id are positives of each other, so they are never negatives (METHOD 2.3). Nor is the diagonal.
         scheme: "off-diagonal": every i != j, B(B-1) of them (Hjelm et al. 2018, DIM); "roll": i = j-1 mod B,
             B of them (Multi-View Information Bottleneck code).
+        right_group_B: the ids of the right rows, where they are others than the left ones'.
+        stratum_B: integer id; with it only rows of one stratum are negatives of each other. The bound is then about
+            the information that the views share given the stratum.
 
     Returns:
         (B, B) bool.
@@ -35,9 +44,14 @@ def negative_pairs(group_B: Tensor, scheme: NegativeScheme = "off-diagonal") -> 
     Raises:
         ValueError: if no negative is left: one row, or one instruction in the whole batch.
     """
-    if group_B.ndim != 1 or group_B.is_floating_point():
-        raise ValueError(f"want (B,) integer ids, got {tuple(group_B.shape)} {group_B.dtype}")
-    is_negative_BB = group_B[:, None] != group_B[None, :]
+    right_group_B = group_B if right_group_B is None else right_group_B
+    for ids_B in (group_B, right_group_B, *(() if stratum_B is None else (stratum_B,))):
+        if ids_B.ndim != 1 or ids_B.is_floating_point() or ids_B.shape != group_B.shape:
+            raise ValueError(f"want (B,) integer ids, got {tuple(ids_B.shape)} {ids_B.dtype}")
+    is_negative_BB = group_B[:, None] != right_group_B[None, :]
+    is_negative_BB.fill_diagonal_(False)
+    if stratum_B is not None:
+        is_negative_BB = is_negative_BB & (stratum_B[:, None] == stratum_B[None, :])
     if scheme == "roll":
         right_B = torch.arange(group_B.numel(), device=group_B.device)
         is_neighbour_BB = torch.zeros_like(is_negative_BB)

@@ -20,9 +20,10 @@ from rlp_engine.stages.answering import iterate_folder
 from rlp_engine.stages.common import prepare_device, train
 from rlp_engine.stages.reward_training import new_reward_model, save_and_check, split_held_out
 from rlp_engine.stages.spec import StageContext
-from rlp_engine.training.multi_view_task import MultiViewTask, PolicyAnswers
+from rlp_engine.training.multi_view_task import MultiViewTask
 from rlp_engine.training.order import steps_of
 from rlp_engine.training.pairs import PairsTask
+from rlp_engine.training.views import PolicyAnswers, view_pairs
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -39,9 +40,14 @@ def run(context: StageContext) -> dict[str, Any]:
     template = PromptTemplate(config.model.template, reward_model.tokenizer)
     settings = {"seed_parts": seed_parts, "max_length": config.train_rm.max_length, "total_steps": steps}
     if method in MULTI_VIEW:
-        answers = policy_answers(context)
+        views = view_pairs(
+            config.refine_rm.multi_view,
+            policy_answers(context),
+            lambda prompt, text: template.encode_scored(prompt, text, config.train_rm.max_length),
+            seed_parts,
+        )
         task = MultiViewTask(
-            reward_model, template, learned, answers, config.refine_rm, kind=MULTI_VIEW[method], **settings
+            reward_model, template, learned, views, config.refine_rm, kind=MULTI_VIEW[method], **settings
         )
     else:
         task = PairsTask(reward_model, template, learned, config.refine_rm, **settings)
@@ -57,7 +63,7 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 def policy_answers(context: StageContext) -> list[PolicyAnswers]:
-    """The n samples of each instruction, whose pairs are the two views (METHOD 2.1)."""
+    """The n samples of each instruction, of which the views are made (METHOD 2.1)."""
     prompts = {prompt.prompt_id: prompt for prompt in read_prompts(context.inputs["unlabeled"])}
     texts: dict[str, list[str]] = {}
     for samples in iterate_folder(context.inputs["samples"]):

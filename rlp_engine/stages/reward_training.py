@@ -16,7 +16,7 @@ from rlp_engine.models.reward import RewardModel, load_reward, save_reward
 from rlp_engine.randomness import KeyPart, permutation, torch_seed
 from rlp_engine.stages.common import scorer_of
 from rlp_engine.stages.spec import StageContext
-from rlp_engine.training.multi_view_task import normalised
+from rlp_engine.training.views import normalised
 
 
 def split_held_out(

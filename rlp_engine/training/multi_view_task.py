@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -19,101 +18,28 @@ import torch
 from torch import Tensor
 
 from rlp_engine.config.schema import MultiViewConfig, RefineRmConfig
-from rlp_engine.data.records import PreferencePair, Prompt
+from rlp_engine.data.records import PreferencePair
 from rlp_engine.data.templates import PromptTemplate
-from rlp_engine.errors import DataError
 from rlp_engine.methods.multi_view import (
     Critic,
     MultiViewKind,
     Standardise,
     ViewHeads,
     beta_at,
-    choose_views,
     multi_view_loss,
 )
+from rlp_engine.methods.mutual_information import negative_pairs
 from rlp_engine.models.reward import RewardModel
-from rlp_engine.randomness import KeyPart, normals, torch_seed, uniforms
+from rlp_engine.randomness import KeyPart, normals, torch_seed
 from rlp_engine.training.checkpoint import TaskState
 from rlp_engine.training.optimizer import LossShare, ParameterGroup, Updater
-from rlp_engine.training.order import items_between, steps_of
+from rlp_engine.training.order import steps_of
 from rlp_engine.training.pairs import Diagnostics, PairBatches, device_of_module, read
 from rlp_engine.training.steps import Task
+from rlp_engine.training.views import ViewPair, ViewPairs, numbered
 
 MINIMA = frozenset({"min_sigma"})
 STANDARDISE_STEPS = 16  # steps whose views v is standardised by: 512 answers at 16 pairs a step
-
-
-@dataclass(frozen=True)
-class PolicyAnswers:
-    """The n answers that a policy gave to one instruction."""
-
-    prompt: Prompt
-    texts: list[str]
-
-
-@dataclass(frozen=True)
-class ViewPair:
-    """Two answers to one instruction, as the reward model reads them."""
-
-    group: int  # number of the instruction's normalised text: equal ones are never negatives
-    views: tuple[list[int], list[int]]
-    key: tuple[KeyPart, ...]  # of its noise
-
-
-class ViewPairs:
-    """Which pairs of policy answers a step has (METHOD 2.3).
-
-    An instruction comes once an epoch and at most once in a minibatch, with an ordered pair of answers of
-    different text, drawn uniformly by (seed, epoch, prompt id). Instructions whose normalised texts are
-    equal count as one; an instruction whose answers are all equal is left out.
-
-    Raises:
-        DataError: fewer instructions than pairs a step.
-    """
-
-    def __init__(
-        self,
-        answers: Sequence[PolicyAnswers],
-        encode: Callable[[Prompt, str], list[int]],
-        size: int,
-        seed_parts: tuple[KeyPart, ...],
-    ) -> None:
-        self._encode, self._size = encode, size
-        self._key = (*seed_parts, "views")
-        groups: dict[str, list[PolicyAnswers]] = defaultdict(list)
-        for answer in answers:
-            if len(set(answer.texts)) > 1:
-                groups[normalised(answer.prompt)].append(answer)
-        self._groups = list(groups.values())
-        if len(self._groups) < size:
-            raise DataError(
-                f"only {len(self._groups)} of {len(answers)} instructions have two different answers, "
-                f"and {size} are needed for a step",
-                mend=f"sample more instructions, or --set refine_rm.multi_view.pairs_per_step={len(self._groups)} "
-                "(at least 8)",
-            )
-
-    def of_step(self, step: int) -> list[ViewPair]:
-        """The pairs of step `step`, counted from 1 over warm-up and joint training."""
-        per_epoch = len(self._groups) // self._size  # the rest of an epoch is left out: no minibatch straddles two
-        epoch, place = divmod(step - 1, per_epoch)
-        first = epoch * len(self._groups) + place * self._size
-        items = items_between(first, first + self._size, len(self._groups), (*self._key, "order"))
-        return [self._pair(group, epoch) for group, epoch in items]
-
-    def _pair(self, group: int, epoch: int) -> ViewPair:
-        members = self._groups[group]
-        which, draw = uniforms(2, *self._key, epoch, members[0].prompt.prompt_id)
-        member = members[int(which * len(members))]
-        chosen = choose_views(member.texts, float(draw))
-        assert chosen is not None, "instructions whose answers are all equal were left out"
-        encoded = tuple(self._encode(member.prompt, member.texts[index]) for index in chosen)
-        return ViewPair(group, encoded, (*self._key, "noise", epoch, member.prompt.prompt_id))
-
-
-def normalised(prompt: Prompt) -> str:
-    """The instruction's text without differences of case and white space: equal ones are one instruction."""
-    return " ".join(f"{prompt.instruction}\n{prompt.input}".casefold().split())
 
 
 class MultiViewTask(Task):
@@ -121,6 +47,7 @@ class MultiViewTask(Task):
 
     Args:
         template: made with the reward model's tokenizer.
+        view_pairs: the views of each step (`views.view_pairs`).
         kind: uml, or one of its ablations (METHOD 2.5).
         seed_parts: (seed, round, stage name), the start of every random key.
         total_steps: of joint training, full minibatches; None = `config.epochs` passes over the pairs.
@@ -132,7 +59,7 @@ class MultiViewTask(Task):
         reward_model: RewardModel,
         template: PromptTemplate,
         pairs: Sequence[PreferencePair],
-        answers: Sequence[PolicyAnswers],
+        view_pairs: ViewPairs,
         config: RefineRmConfig,
         *,
         kind: MultiViewKind,
@@ -142,12 +69,7 @@ class MultiViewTask(Task):
     ) -> None:
         self.reward_model, self.config, self.kind = reward_model, config.multi_view, kind
         self.batches = PairBatches(reward_model, template, pairs, config, seed_parts=seed_parts, max_length=max_length)
-        self.view_pairs = ViewPairs(
-            answers,
-            lambda prompt, text: template.encode_scored(prompt, text, max_length),
-            self.config.pairs_per_step,
-            seed_parts,
-        )
+        self.view_pairs = view_pairs
         own_steps = steps_of(self.batches.count, config.epochs, config.minibatch)
         self.joint_steps = own_steps if total_steps is None else total_steps
         self.epochs = config.epochs if self.joint_steps == own_steps else None
@@ -235,11 +157,10 @@ class MultiViewTask(Task):
             self.critic,
             v1_BD,
             v2_BD,
-            torch.tensor([pair.group for pair in pairs], device=v1_BD.device),
+            self._negatives(pairs).to(v1_BD.device),
             noise1_BK,
             noise2_BK,
             beta,
-            negatives=self.config.negatives,
             skl=self.config.skl,
             temperature=self.config.temperature,
         )
@@ -248,6 +169,13 @@ class MultiViewTask(Task):
         for name, value in found.items():
             diagnostics[name].append(float(value) * (1.0 if name in MINIMA else share))
         return loss * share * (1.0 if is_warmup else self.config.weight)
+
+    def _negatives(self, pairs: Sequence[ViewPair]) -> Tensor:
+        """(B, B) bool."""
+        groups = numbered([pair.groups[0] for pair in pairs] + [pair.groups[1] for pair in pairs])
+        left_B, right_B = torch.tensor(groups).split(len(pairs))
+        stratum_B = torch.tensor(numbered([pair.stratum for pair in pairs]))
+        return negative_pairs(left_B, self.config.negatives, right_group_B=right_B, stratum_B=stratum_B)
 
     def _noise(self, pairs: Sequence[ViewPair], view: int) -> Tensor:
         """(B, K): a function of the pair, not of its place in a batch."""

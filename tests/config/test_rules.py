@@ -17,6 +17,8 @@ SANDBOX = {
     "model": {"init": "scratch", "template": "plain"},
 }
 
+HARD = {"views": "wordings", "topic": "fact", "hard_negatives": "only"}
+
 
 def merged(base: dict, over: dict) -> dict:
     out = dict(base)
@@ -52,6 +54,13 @@ def test_the_sandbox_config_breaks_no_rule():
             {"methods": ["uml"], "refine_rm": {"multi_view": {"pairs_per_step": 20, "microbatch": 16}}},
             "refine_rm.multi_view.pairs_per_step",
         ),
+        ({"refine_rm": {"multi_view": {"views": "wordings"}}}, "refine_rm.multi_view.topic"),
+        ({"refine_rm": {"multi_view": {"topic": "fact"}}}, "refine_rm.multi_view.topic"),
+        ({"refine_rm": {"multi_view": {"hard_negatives": "also"}}}, "refine_rm.multi_view.hard_negatives"),
+        (
+            {"refine_rm": {"multi_view": HARD | {"pairs_per_step": 30, "microbatch": 10}}},
+            "refine_rm.multi_view.pairs_per_step",
+        ),
         ({"data": {"test": {"path": "x.jsonl"}}}, "data.test.path"),
         ({"collect": {"source": "file"}}, "collect.source"),
         ({"data": {"source": "files"}, "collect": {"annotator": {"kind": "reward-model"}}}, "evaluate.judge.kind"),
@@ -78,6 +87,11 @@ def test_the_nearest_sizes_are_named():
 
 def test_pair_batches_matter_only_to_methods_that_use_them():
     assert cross_field_problems(config_of(refine_rm={"multi_view": {"pairs_per_step": 20}})) == []
+
+
+@pytest.mark.parametrize("hard_negatives", ["none", "also", "only"])
+def test_wordings_with_a_topic_break_no_rule(hard_negatives):
+    assert cross_field_problems(config_of(refine_rm={"multi_view": HARD | {"hard_negatives": hard_negatives}})) == []
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import outputs, rlp
+from tiny_run import outputs, rlp, sets
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 STAGES = {
@@ -142,3 +142,12 @@ def test_a_key_of_one_branch_leaves_the_others_alone_and_a_safe_key_all(finished
         "evaluate",
     }
     assert planned(finished_run, "refine_rm.microbatch=16") == set()
+
+
+def test_views_of_two_wordings_are_made_of_the_facts_of_the_sandbox(finished_run: Path, tmp_path: Path):
+    copy = tmp_path / "wordings"
+    shutil.copytree(finished_run, copy)
+    views = {"views": "wordings", "topic": "fact", "hard_negatives": "only"}
+    settings = sets({f"refine_rm.multi_view.{key}": value for key, value in views.items()})
+    done = rlp("refine-rm", copy, "--method", "uml", *settings, "--yes", code=4)
+    assert "only 6 of 6 topics have two instructions, and 8 are needed for a step" in done.stderr

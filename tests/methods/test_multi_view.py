@@ -24,7 +24,7 @@ from rlp_engine.methods.mutual_information import (
 )
 
 B, D, K = 8, 6, 4
-GROUPS = torch.arange(B)
+OFF_DIAGONAL = ~torch.eye(B, dtype=torch.bool)
 KINDS = ("uml", "mvi", "infomax", "cl")
 
 
@@ -41,7 +41,7 @@ def parts():
     }
 
 
-def loss_of(kind, parts, beta=1.0, group=GROUPS, **options):
+def loss_of(kind, parts, beta=1.0, is_negative=OFF_DIAGONAL, **options):
     critic = Critic(D, K, 16) if kind == "infomax" else parts["critic"]
     return multi_view_loss(
         kind,
@@ -49,7 +49,7 @@ def loss_of(kind, parts, beta=1.0, group=GROUPS, **options):
         options.pop("critic", critic),
         parts["v1"],
         parts["v2"],
-        group,
+        is_negative,
         parts["noise1"],
         parts["noise2"],
         beta,
@@ -116,10 +116,11 @@ def test_the_critic_refuses_swapped_vectors():
 @pytest.mark.parametrize("skl", ["closed-form", "sample"])
 @pytest.mark.parametrize("negatives", ["off-diagonal", "roll"])
 def test_uml_is_minus_the_bound_plus_beta_skl(parts, skl, negatives):
-    loss, diagnostics = loss_of("uml", parts, beta=0.3, skl=skl, negatives=negatives)
+    is_negative = negative_pairs(torch.arange(B), negatives)
+    loss, diagnostics = loss_of("uml", parts, beta=0.3, skl=skl, is_negative=is_negative)
     (mu1, sigma1), (mu2, sigma2) = parts["heads"](parts["v1"]), parts["heads"](parts["v2"])
     z1, z2 = mu1 + sigma1 * parts["noise1"], mu2 + sigma2 * parts["noise2"]
-    bound = jensen_shannon_bound(parts["critic"](z1, z2), negative_pairs(GROUPS, negatives))
+    bound = jensen_shannon_bound(parts["critic"](z1, z2), is_negative)
     exact = symmetrised_kl(mu1, sigma1, mu2, sigma2)
     divergence = exact if skl == "closed-form" else symmetrised_kl_sample(mu1, sigma1, z1, mu2, sigma2, z2)
     torch.testing.assert_close(loss, -bound + 0.3 * divergence)
@@ -138,7 +139,7 @@ def test_infomax_averages_both_views_and_keeps_v_out_of_the_critic(parts):
     bounds = []
     for v, noise in ((parts["v1"], parts["noise1"]), (parts["v2"], parts["noise2"])):
         mu, sigma = parts["heads"](v)
-        bounds.append(jensen_shannon_bound(critic(v, mu + sigma * noise), negative_pairs(GROUPS)))
+        bounds.append(jensen_shannon_bound(critic(v, mu + sigma * noise), OFF_DIAGONAL))
     torch.testing.assert_close(loss, -(bounds[0] + bounds[1]) / 2)
 
     v1 = parts["v1"].requires_grad_()
@@ -153,7 +154,7 @@ def test_cl_is_info_nce_of_the_cosines_and_reads_neither_noise_nor_critic(parts)
     loss, diagnostics = loss_of("cl", parts, critic=None, temperature=0.5)
     mu1, mu2 = parts["heads"](parts["v1"])[0], parts["heads"](parts["v2"])[0]
     cosines = F.cosine_similarity(mu1[:, None, :], mu2[None, :, :], dim=2)
-    torch.testing.assert_close(loss, info_nce_loss(cosines / 0.5, negative_pairs(GROUPS)))
+    torch.testing.assert_close(loss, info_nce_loss(cosines / 0.5, OFF_DIAGONAL))
     assert "jsd" not in diagnostics
     parts["noise1"] = parts["noise1"] + 1.0
     assert torch.equal(loss_of("cl", parts, critic=None, temperature=0.5)[0], loss)
@@ -178,9 +179,10 @@ def test_training_on_views_that_agree_lowers_the_loss(kind):
     heads, critic = ViewHeads(D, 32, K), Critic(D if kind == "infomax" else K, K, 32)
     optimizer = torch.optim.Adam([*heads.parameters(), *critic.parameters()], lr=3e-3)
     losses = []
+    is_negative = negative_pairs(torch.arange(16))
     for _ in range(150):
         noise = torch.randn(2, 16, K)
-        loss, _ = multi_view_loss(kind, heads, critic, v1, v2, torch.arange(16), noise[0], noise[1], 1e-3)
+        loss, _ = multi_view_loss(kind, heads, critic, v1, v2, is_negative, noise[0], noise[1], 1e-3)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -192,7 +194,8 @@ def test_training_on_views_that_agree_lowers_the_loss(kind):
 def test_rows_of_one_instruction_do_not_repel(parts, kind):
     critic = Critic(D if kind == "infomax" else K, K, 16)
     apart = loss_of(kind, parts, critic=critic)[0]
-    together = loss_of(kind, parts, critic=critic, group=torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))[0]
+    is_negative = negative_pairs(torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))
+    together = loss_of(kind, parts, critic=critic, is_negative=is_negative)[0]
     assert apart.item() != together.item()
 
 
@@ -210,9 +213,9 @@ def test_bfloat16_v_is_worked_on_in_float32_under_autocast_too(parts, kind, auto
 
 def test_refusals(parts):
     with pytest.raises(ValueError, match="no negatives"):
-        loss_of("uml", parts, group=torch.zeros(B, dtype=torch.long))
-    with pytest.raises(ValueError, match="group ids of shape"):
-        loss_of("uml", parts, group=torch.arange(B - 1))
+        loss_of("uml", parts, is_negative=torch.zeros(B, B, dtype=torch.bool))
+    with pytest.raises(ValueError, match="a negative or not for 8 x 8"):
+        loss_of("uml", parts, is_negative=OFF_DIAGONAL[1:, 1:])
     with pytest.raises(ValueError, match="needs a critic"):
         loss_of("mvi", parts, critic=None)
     with pytest.raises(ValueError, match="unknown kind 'vib'"):

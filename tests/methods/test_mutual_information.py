@@ -39,6 +39,18 @@ def test_rows_of_one_instruction_are_never_negatives():
     assert negative_pairs(group, "roll").nonzero().tolist() == [[1, 2], [2, 0]]
 
 
+def test_views_of_two_instructions_are_negatives_of_neither_and_the_diagonal_never_is():
+    left, right = torch.tensor([1, 2, 3]), torch.tensor([2, 3, 1])
+    assert negative_pairs(left, right_group_B=right).nonzero().tolist() == [[0, 1], [1, 2], [2, 0]]
+
+
+def test_only_rows_of_one_stratum_are_negatives():
+    stratum = torch.tensor([0, 0, 1, 1])
+    assert negative_pairs(FOUR, stratum_B=stratum).nonzero().tolist() == [[0, 1], [1, 0], [2, 3], [3, 2]]
+    with pytest.raises(ValueError, match="no negatives"):
+        negative_pairs(FOUR, stratum_B=FOUR)
+
+
 @pytest.mark.parametrize("group", [[3], [3, 3, 3]])
 @pytest.mark.parametrize("scheme", ["off-diagonal", "roll"])
 def test_a_batch_without_negatives_is_refused(group, scheme):
@@ -51,6 +63,10 @@ def test_bad_groups_and_schemes_are_refused():
         negative_pairs(torch.zeros(3))
     with pytest.raises(ValueError, match="integer ids"):
         negative_pairs(torch.zeros(3, 1, dtype=torch.long))
+    with pytest.raises(ValueError, match="integer ids"):
+        negative_pairs(FOUR, right_group_B=FOUR[:3])
+    with pytest.raises(ValueError, match="integer ids"):
+        negative_pairs(FOUR, stratum_B=FOUR.float())
     with pytest.raises(ValueError, match="unknown scheme"):
         negative_pairs(FOUR, "shuffle")
 

@@ -2,57 +2,15 @@ from collections import defaultdict
 
 import pytest
 import torch
-from training.tiny_tasks import ANSWERS, PROMPTS, multi_view_task
+from training.tiny_tasks import ANSWERS, multi_view_task
 
 from rlp_engine.data.records import Prompt
-from rlp_engine.errors import DataError
-from rlp_engine.training.multi_view_task import PolicyAnswers, ViewPairs, combined
-
-
-def pairs_of(answers, size=8):
-    return ViewPairs(answers, lambda prompt, text: [text], size, (1, 1, "refine-rm"))
+from rlp_engine.training.multi_view_task import combined
+from rlp_engine.training.views import PolicyAnswers
 
 
 def weights(module):
     return torch.cat([p.detach().flatten() for p in module.parameters()]).clone()
-
-
-def test_a_minibatch_never_has_an_instruction_twice_and_its_views_differ():
-    pairs = pairs_of(ANSWERS)
-    for step in range(1, 30):
-        found = pairs.of_step(step)
-        assert len({pair.group for pair in found}) == len(found) == 8
-        assert all(pair.views[0] != pair.views[1] for pair in found)
-
-
-def test_a_step_draws_the_same_pairs_whenever_it_is_asked_and_other_steps_others():
-    assert pairs_of(ANSWERS).of_step(5) == pairs_of(ANSWERS).of_step(5)
-    steps = [pairs_of(ANSWERS).of_step(step) for step in range(1, 9)]
-    assert len({str(step) for step in steps}) == 8
-
-
-def test_both_orders_of_a_pair_are_drawn():
-    answers = [PolicyAnswers(prompt, ["a", "b"]) for prompt in PROMPTS]
-    orders = {str(pair.views) for step in range(1, 9) for pair in pairs_of(answers).of_step(step)}
-    assert orders == {"(['a'], ['b'])", "(['b'], ['a'])"}
-
-
-def test_instructions_of_equal_normalised_text_are_one():
-    twins = [PolicyAnswers(Prompt(f"twin-{i}", "What colour  is SKY ?"), ["x", "y"]) for i in range(5)]
-    pairs = pairs_of([*ANSWERS, *twins])
-    for step in range(1, 20):
-        assert sum(pair.key[-1] in {"p0", *(t.prompt.prompt_id for t in twins)} for pair in pairs.of_step(step)) <= 1
-    seen = {pair.key[-1] for step in range(1, 40) for pair in pairs.of_step(step)}
-    assert len(seen & {t.prompt.prompt_id for t in twins}) >= 2  # each of them has its turn
-
-
-def test_instructions_whose_answers_are_all_equal_are_left_out():
-    same = [PolicyAnswers(prompt, ["a", "a"]) for prompt in PROMPTS[:4]]
-    pairs = pairs_of([*same, *ANSWERS[4:]])
-    seen = {pair.key[-1] for step in range(1, 10) for pair in pairs.of_step(step)}
-    assert seen == {prompt.prompt_id for prompt in PROMPTS[4:]}
-    with pytest.raises(DataError, match="only 7 of 12 instructions have two different answers, and 8 are needed"):
-        pairs_of([*same, PolicyAnswers(PROMPTS[4], ["a", "a"]), *ANSWERS[5:]])
 
 
 def test_the_warmup_trains_heads_and_critic_alone_and_then_everything_learns(folder):

@@ -31,11 +31,12 @@ from rlp_engine.models.value import load_value
 from rlp_engine.run.events import EventLog
 from rlp_engine.run.reporting import NullReporter
 from rlp_engine.run.signals import StopSignal
-from rlp_engine.training.multi_view_task import MultiViewTask, PolicyAnswers
+from rlp_engine.training.multi_view_task import MultiViewTask
 from rlp_engine.training.pairs import PairsTask
 from rlp_engine.training.ppo import PpoTask
 from rlp_engine.training.sft import SftTask
 from rlp_engine.training.steps import Task, run_steps
+from rlp_engine.training.views import AnswerViews, PolicyAnswers
 
 COLOURS = ["red", "blue", "green", "white", "black", "brown", "pink", "grey", "gold", "teal", "lime", "navy"]
 THINGS = ["sky", "grass", "snow", "coal", "rose", "leaf", "stone", "wheat", "sea", "lemon", "night", "wood"]
@@ -92,16 +93,21 @@ def pairs_task(folder: Path, pairs=PAIRS, total_steps=None, **changes) -> PairsT
     )
 
 
-def multi_view_task(folder: Path, kind="uml", answers=ANSWERS, epochs=2, **changes) -> MultiViewTask:
+def multi_view_task(folder: Path, kind="uml", answers=ANSWERS, epochs=2, view_pairs=None, **changes) -> MultiViewTask:
     reward_model = reward_of(folder)
     views = {"pairs_per_step": 8, "microbatch": 8, "hidden_size": 12, "latent_size": 4, "warmup_steps": 3} | changes
     config = RefineRmConfig(
         epochs=epochs, minibatch=5, microbatch=5, optimizer=FAST, multi_view=MultiViewConfig(**views)
     )
-    template = template_of(reward_model)
-    return MultiViewTask(
-        reward_model, template, PAIRS, answers, config, kind=kind, seed_parts=(1, 1, "refine-rm"), max_length=64
+    template, seed_parts = template_of(reward_model), (1, 1, "refine-rm")
+
+    def encode(prompt, text):
+        return template.encode_scored(prompt, text, 64)
+
+    pairs = (
+        view_pairs(encode) if view_pairs else AnswerViews(answers, encode, config.multi_view.pairs_per_step, seed_parts)
     )
+    return MultiViewTask(reward_model, template, PAIRS, pairs, config, kind=kind, seed_parts=seed_parts, max_length=64)
 
 
 def ppo_task(folder: Path, scorer=None, lora=None, reward_mean=0.0, reward_std=1.0, **changes) -> PpoTask:
