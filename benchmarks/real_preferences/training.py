@@ -20,9 +20,8 @@ from benchmarks.real_preferences.data import UnlabelledSet
 from benchmarks.real_preferences.encoder import RewardModel, TextStates
 from rlp_engine.methods.bradley_terry import bradley_terry_loss
 from rlp_engine.methods.multi_view import Critic, ViewHeads, beta_at, choose_views, multi_view_loss
+from rlp_engine.methods.mutual_information import negative_pairs
 from rlp_engine.randomness import KeyPart, normals, permutation, torch_seed, uniforms
-
-DEAD = 1e-3  # of the largest standard deviation of a dimension of v
 
 
 @dataclass(frozen=True)
@@ -154,10 +153,7 @@ class Views:
 
     def _warm_up(self) -> None:
         v_of = self._starting_states()
-        norm = self._heads.norm
-        norm.fit(torch.stack(list(v_of.values())))
-        # three dimensions of MiniLM are dead (below 1e-9): dividing by that makes infinite gradients
-        norm.std_D[norm.std_D < DEAD * norm.std_D.max()] = 1.0
+        self._heads.norm.fit(torch.stack(list(v_of.values())))
         for step in range(1, self._settings.heads_warmup_steps + 1):
             first, second, groups = self._drawn(step)
             v1_BD, v2_BD = (torch.stack([v_of[text] for text in texts]) for texts in (first, second))
@@ -171,9 +167,9 @@ class Views:
     ) -> tuple[Tensor, dict[str, float]]:
         noise_2BK = normals(2 * len(groups) * self._settings.latent, *self._key, "noise", step)
         noise_2BK = torch.from_numpy(noise_2BK.reshape(2, len(groups), -1)).float()
-        group_B = torch.tensor(groups)
+        is_negative_BB = negative_pairs(torch.tensor(groups))
         loss, found = multi_view_loss(
-            "uml", self._heads, self._critic, v1_BD, v2_BD, group_B, noise_2BK[0], noise_2BK[1], beta
+            "uml", self._heads, self._critic, v1_BD, v2_BD, is_negative_BB, noise_2BK[0], noise_2BK[1], beta
         )
         return loss, {name: float(value) for name, value in found.items()}
 

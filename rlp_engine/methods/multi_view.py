@@ -27,6 +27,7 @@ from rlp_engine.methods.mutual_information import (
 MultiViewKind = Literal["uml", "mvi", "infomax", "cl"]
 Normalisation = Literal["none", "layer-norm", "standardise"]
 
+DEAD = 1e-3  # standard deviation of a dimension that says nothing, as a share of the largest
 SIGMA_FLOOR = 1e-7  # Multi-View Information Bottleneck code
 UNINFORMATIVE_J = -2.0 * math.log(2.0)  # of a critic that says 0 everywhere
 
@@ -53,10 +54,14 @@ class Standardise(nn.Module):
         self.register_buffer("std_D", torch.ones(input_size))
 
     def fit(self, v_ND: Tensor) -> None:
-        """Take mean and standard deviation (biased) of N vectors; a dimension that never varies is only centred."""
+        """Take mean and standard deviation (biased) of N vectors.
+
+        A dimension that hardly varies, beside the one that varies most, is only centred: some encoders have dead
+        ones (three of MiniLM's 384, down to 1e-33), and to divide by that makes gradients infinite.
+        """
         std_D, mean_D = torch.std_mean(at_least_float32(v_ND), dim=0, correction=0)
         self.mean_D.copy_(mean_D)
-        self.std_D.copy_(torch.where(std_D > 0, std_D, torch.ones_like(std_D)))
+        self.std_D.copy_(torch.where(std_D > DEAD * std_D.max(), std_D, torch.ones_like(std_D)))
 
     def forward(self, v_BD: Tensor) -> Tensor:
         return (v_BD - self.mean_D) / self.std_D

@@ -96,6 +96,17 @@ def test_standardise_only_centres_a_dimension_that_never_varies():
     assert heads.norm(torch.tensor([[8.0, 3.0]])).tolist() == [[1.0, 1.0]]
 
 
+@pytest.mark.parametrize("spread", [1e-33, 1e-9, 1e-5])
+def test_standardise_does_not_blow_a_dead_dimension_up(spread):
+    heads = ViewHeads(2, 4, 2, "standardise")
+    v = torch.tensor([[0.0, 1.0], [spread, 3.0]], requires_grad=True)
+    heads.norm.fit(v.detach())
+    mu, sigma = heads(v)
+    (mu.sum() + sigma.sum()).backward()
+    assert heads.norm.std_D.tolist() == [1.0, 1.0]
+    assert v.grad.abs().max() < 100
+
+
 def test_the_critic_scores_the_concatenation_of_every_pair():
     torch.manual_seed(1)
     critic = Critic(3, 2, 16)
