@@ -120,16 +120,18 @@ def read_off(points: Sequence[Point], kl: float) -> Reading | None:
 
 
 def matched(runs: Sequence[RunResults], *, key: tuple[str | int, ...] = ()) -> Matched:
-    """All families of these runs (one a seed) at common KL.
+    """The families with a curve of these runs (one a seed) at common KL.
 
+    A family of one policy has no curve to read: all it could give is the chord from SFT.
     Means at a KL are over the seeds in which every family covers it, so that all are over the same seeds.
     Differences are over the seeds in which both of their families have policies on either side of it; those that
     also count seeds with a reading on a chord are given apart.
     """
-    by_seed = [families(run) for run in runs]
-    names = list(dict.fromkeys(name for found in by_seed for name in found))
+    everything = [families(run) for run in runs]
+    names = list(dict.fromkeys(name for found in everything for name, points in found.items() if len(points) > 2))
+    by_seed = [{name: points for name, points in found.items() if name in names} for found in everything]
     result = Matched()
-    if all(len(points) <= 2 for found in by_seed for points in found.values()):  # no curve: SFT and one policy
+    if not names:
         return result
     most = max(points[-1].kl for found in by_seed for points in found.values())
     for kl in (value for value in KL_VALUES if value >= LEAST_SHARE * most):

@@ -174,9 +174,11 @@ def _compared(title: str, rows: Sequence[Compared], note: str, *, twin: bool = F
 
 
 def _curves(title: str, group: Group) -> Table:
-    """Every policy that has a KL, family by family and by KL within one."""
+    """Every policy of a family with a curve, family by family and by KL within one."""
     rows = group.numbers["policies"]
+    curved = {family_of(name) for name in rows if is_curve_point(name)}
     placed = [(family_of(name), row["kl"].mean, name) for name, row in rows.items() if "kl" in row]
+    placed = [one for one in placed if one[0] in curved]
     order = list(dict.fromkeys(family for family, _, _ in placed))
     columns = ["kl", "win_rate", "mean_score"]
     cells = [

@@ -123,5 +123,12 @@ def test_seeds_read_on_the_chord_from_sft_are_kept_apart(results):
     assert [row.on_chord for row in found.means if row.kl == 1.5] == [0, 1]
 
 
+def test_a_family_of_one_policy_is_not_read_at_another_kl(results):
+    run = curve(results, 1, ppo=[4.0, 1.0], spg=[2.0])
+    found = matched([run])
+    assert found.differences == found.on_chord == []
+    assert {row.family for row in found.means} == {"ppo"}
+
+
 def test_without_a_curve_there_is_nothing_to_match(results):
     assert matched([curve(results, 1, ppo=[4.0], spg=[2.0])]).differences == []
