@@ -88,16 +88,14 @@ ARMS = {f"D {epochs}": Arm(epochs=epochs) for epochs in LADDER} | {
     "wordings": Arm({}, views="wordings"),
     "wordings, hard": Arm({}, views="wordings", hard_negatives="also"),
     "wordings, hard only": Arm({}, views="wordings", hard_negatives="only"),
+    "wordings, hard only, lambda .1": Arm({"weight": 0.1}, views="wordings", hard_negatives="only"),
     "from train-rm, D 3": Arm(start="train-rm"),
     "from train-rm, not standardised": Arm({"normalise": "none"}, start="train-rm"),
     "from train-rm, uml": Arm({}, start="train-rm"),
     "uml, 10 epochs": Arm({}, epochs=10),
 }
-for _views in ("same-meaning", "wordings"):
-    for _hard in ("none", "also", "only"):
-        _name = _views + {"none": "", "also": ", hard", "only": ", hard only"}[_hard]
-        ARMS[f"{_name}, lambda .1"] = Arm({"weight": 0.1}, views=_views, hard_negatives=_hard)
-        ARMS[f"{_name}, beta_end .1"] = Arm({"beta_end": 0.1}, views=_views, hard_negatives=_hard)
+
+CONTROLS = [arm for arm in ARMS.values() if arm.multi_view is None and arm.start == "sft"]
 
 
 class Base:
@@ -309,28 +307,38 @@ def run_refinements(arguments: argparse.Namespace) -> None:
                     file.write(json.dumps(key | rounded) + "\n")
 
 
-def averages(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Arm -> base -> measure, averaged over reward seeds."""
-    cells: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for row in rows:
-        for name, value in row.items():
-            if isinstance(value, float | int) and name != "seed":
-                cells[row["arm"]][row["base"]][name].append(value)
-    return {
-        arm: {base: {n: statistics.fmean(v) for n, v in found.items()} for base, found in bases.items()}
-        for arm, bases in cells.items()
-    }
+Results = dict[tuple[str, str, int], dict[str, Any]]  # (arm, base, reward seed) -> its line
 
 
-def matched_in_loss(means: dict[str, dict[str, dict[str, float]]], base: str, loss: float, name: str) -> float:
-    """What D alone has where its training loss is `loss`: linear between the ladder's lengths, its ends beyond."""
-    points = sorted((means[f"D {e}"][base]["train_loss"], means[f"D {e}"][base][name]) for e in LADDER)
-    if loss <= points[0][0]:
-        return points[0][1]
-    for (low, low_value), (high, high_value) in itertools.pairwise(points):
-        if loss <= high:
-            return low_value + (high_value - low_value) * (loss - low) / (high - low)
-    return points[-1][1]
+def by_policy_seed(values: Iterable[tuple[str, float]]) -> list[float]:
+    """(base, value) of single reward models -> a mean for each base, in the order of their names."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for base, value in values:
+        found[base].append(value)
+    return [statistics.fmean(found[base]) for base in sorted(found)]
+
+
+def difference_in_steps(results: Results, row: dict[str, Any], name: str) -> float:
+    """What the arm has more than D alone from the same start, for as many steps, at the same reward seed."""
+    start, epochs = ARMS[row["arm"]].start, ARMS[row["arm"]].epochs
+    control = "from train-rm, D 3" if start == "train-rm" else f"D {epochs}"
+    return row[name] - results[control, row["base"], row["seed"]][name]
+
+
+def difference_in_loss(results: Results, row: dict[str, Any], name: str) -> float:
+    """What the arm has more than D alone, from pi_SFT, where that has the same training loss.
+
+    Linear between the lengths of the ladder, its ends beyond. The ladder of the same reward seed where it is whole,
+    the mean one of the policy seed elsewhere.
+    """
+    ladder = {e: [r for (arm, base, _), r in results.items() if (arm, base) == (f"D {e}", row["base"])] for e in LADDER}
+    own = {e: [r for r in rows if r["seed"] == row["seed"]] for e, rows in ladder.items()}
+    ladder = own if all(own.values()) else ladder
+    mean = statistics.fmean
+    points = sorted((mean(r["train_loss"] for r in rows), mean(r[name] for r in rows)) for rows in ladder.values())
+    loss = min(max(row["train_loss"], points[0][0]), points[-1][0])
+    (low, low_value), (high, high_value) = next(two for two in itertools.pairwise(points) if loss <= two[1][0])
+    return row[name] - (low_value + (high_value - low_value) * (loss - low) / (high - low))
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -351,21 +359,23 @@ def control_of(arm: str) -> str:
 
 def tables(rows: Sequence[dict[str, Any]]) -> str:
     """Accuracies, paired differences from both controls, and what else was measured, as markdown."""
-    means = averages(rows)
+    results = {(row["arm"], row["base"], row["seed"]): row for row in rows}
     measures = ("ppo_accuracy", "ppo_correct", "sft_accuracy", "sft_correct")
     accuracies, differences, insides = [], [], []
-    for arm, bases in means.items():
-        models = str(sum(row["arm"] == arm for row in rows))
-        accuracies.append([arm, models, *(shown([found[m] for found in bases.values()]) for m in measures)])
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = [row for row in rows if row["arm"] == arm]
+        means = [by_policy_seed((row["base"], row[m]) for row in own) for m in measures]
+        accuracies.append([arm, str(len(own)), *map(shown, means)])
         cells = []
-        for m in measures[:3]:
-            steps = [found[m] - means[control_of(arm)][b][m] for b, found in bases.items()]
-            loss = [found[m] - matched_in_loss(means, b, found["train_loss"], m) for b, found in bases.items()]
-            cells += [shown(steps, signed=True), shown(loss, signed=True)]
-        differences.append([arm, *cells])
-        found = {name: [cell[name] for cell in bases.values() if name in cell] for name in INSIDE}
-        insides.append([arm, *(f"{statistics.fmean(values):.3f}" if values else "" for values in found.values())])
-    heads = [f"{m}, {control}" for m in measures[:3] for control in ("steps", "loss")]
+        for m in measures:
+            for difference in (difference_in_steps, difference_in_loss):
+                gains = by_policy_seed((row["base"], difference(results, row, m)) for row in own)
+                cells.append(shown(gains, signed=True))
+        if ARMS[arm] not in CONTROLS:
+            differences.append([arm, *cells])
+        found = [by_policy_seed((row["base"], row[name]) for row in own if name in row) for name in INSIDE]
+        insides.append([arm, *(f"{statistics.fmean(values):.3f}" if values else "" for values in found)])
+    heads = [f"{m}, {control}" for m in measures for control in ("steps", "loss")]
     return "\n".join(
         [
             *markdown(["arm", "models", *measures], accuracies),
