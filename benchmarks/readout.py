@@ -150,14 +150,16 @@ def run_training(arguments: argparse.Namespace) -> None:
 
 def table(rows: list[dict]) -> str:
     """Accuracies, and the paired gain of the mean, as markdown."""
-    cells: dict[tuple, list[dict]] = defaultdict(list)
+    cells: dict[tuple, dict[str, dict]] = defaultdict(dict)
     for row in sorted(rows, key=lambda row: row["base"]):
-        cells[row["pairs_per_instruction"], row["steps"], row["readout"]].append(row)
+        cells[row["pairs_per_instruction"], row["steps"], row["readout"]][row["base"]] = row
     measures = ("held_out_pairs", "sft_accuracy", "sft_correct", "ppo_accuracy", "ppo_correct")
     lines = []
     for most in PAIRS_PER_INSTRUCTION:
         for steps in STEPS:
-            last, mean = (cells[most, steps, readout] for readout in READOUTS)
+            found_by_base = [cells[most, steps, readout] for readout in READOUTS]
+            bases = [base for base in found_by_base[0] if base in found_by_base[1]]  # paired: those that have both
+            last, mean = ([found[base] for base in bases] for found in found_by_base)
             count = round(sum(row["pairs"] for row in last) / len(last))
             for name, found in zip(READOUTS, (last, mean), strict=True):
                 lines.append([str(count), str(steps), name, *(shown([row[m] for row in found]) for m in measures)])
