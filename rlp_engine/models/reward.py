@@ -54,9 +54,10 @@ class RewardModel(nn.Module):
         Equals the logits of plain transformers up to rounding (theirs are in the model's dtype, ours in
         float32): v is the last layer's state after the final norm.
         """
-        inputs = model_inputs(self.backbone, ids_BL, attention_BL)
-        hidden_BLD = self.backbone(**inputs, use_cache=False).last_hidden_state
         last_B = last_live_index(attention_BL)
+        is_right_padded = bool((attention_BL.sum(dim=-1) == last_B + 1).all())
+        inputs = model_inputs(self.backbone, ids_BL, None if is_right_padded else attention_BL)
+        hidden_BLD = self.backbone(**inputs, use_cache=False).last_hidden_state
         hidden_BD = hidden_BLD[torch.arange(len(last_B), device=last_B.device), last_B].float()
         bias = None if self.head.bias is None else self.head.bias.float()
         return RewardOutput(F.linear(hidden_BD, self.head.weight.float(), bias).squeeze(-1), hidden_BD)
@@ -64,7 +65,7 @@ class RewardModel(nn.Module):
     def embed(self, sequences: Sequence[Sequence[int]], *, microbatch: int) -> RewardOutput:
         """Rewards (N,) and hidden states (N, D) of token id sequences, on the CPU, in their order; no gradient.
 
-        Sorted by length inside, so that a microbatch holds little padding.
+        Grouped by length inside; `microbatch` counts the longest (`data/batching.length_groups`).
 
         Raises:
             ModelError: if a sequence is longer than the model's positions.
@@ -103,7 +104,7 @@ class ResponseScorer:
 
     reward_model: RewardModel
     template: PromptTemplate  # made with reward_model.tokenizer
-    microbatch: int  # texts per forward pass
+    microbatch: int  # texts per forward pass, of the longest
     max_length: int  # tokens of prompt and response, cut on the right
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[list[int]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlp_engine.config.schema import RewardTrainingConfig
-from rlp_engine.data.batching import pad
+from rlp_engine.data.batching import length_groups, pad
 from rlp_engine.data.records import PreferencePair
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import DataError
@@ -68,10 +68,10 @@ class PairBatches:
     def loss_shares(self, rows: Sequence[int], diagnostics: Diagnostics) -> Iterator[LossShare]:
         """Callables that sum to the weighted mean loss of these pairs; each adds its diagnostics when it is called."""
         total_weight = sum(self._weights[row] for row in rows)
-        ordered = sorted(rows, key=lambda row: (-max(len(self._chosen[row]), len(self._rejected[row])), row))
-        for first in range(0, len(ordered), self.config.microbatch):
-            members = ordered[first : first + self.config.microbatch]
-            yield partial(self._share, members, total_weight, len(rows), diagnostics)
+        rows = sorted(rows)
+        lengths = [max(len(self._chosen[row]), len(self._rejected[row])) for row in rows]
+        for group in length_groups(lengths, self.config.microbatch):
+            yield partial(self._share, [rows[i] for i in group], total_weight, len(rows), diagnostics)
 
     def _share(self, rows: Sequence[int], total_weight: float, count: int, diagnostics: Diagnostics) -> Tensor:
         """Chosen and rejected go through the model together, so that one forward pass serves a microbatch."""

@@ -131,7 +131,7 @@ class PpoTask(Task):
         packed = self.collector.pack(
             [rollout.prompt_ids[row] for row in rows], [rollout.response_ids[row] for row in rows]
         )
-        width = packed.ids_RL.shape[1] - packed.start
+        width = packed.live_RT.shape[1]
 
         def of_rows(values_BT: Tensor) -> Tensor:
             return values_BT[rows, :width]
