@@ -8,7 +8,7 @@ from rlp_engine.config.schema import ScratchConfig
 from rlp_engine.models.policy import Policy
 from rlp_engine.models.scratch import build_tokenizer
 from rlp_engine.run.reporting import NullReporter
-from rlp_engine.stages.ppo import value_model_source
+from rlp_engine.stages.ppo_models import value_model_source
 
 
 def test_the_value_model_starts_from_the_reward_model_only_if_it_reads_the_policys_tokens() -> None:
