@@ -11,6 +11,7 @@ reward model was not trained on the policy's base: policy, reward model and valu
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import NamedTuple
 
 import torch
@@ -56,11 +57,11 @@ class Memory(NamedTuple):
         return self.weights + self.gradients + self.adam
 
 
-def ppo_memory(shape: dict[str, object], rank: int, device: str = "meta") -> Memory:
+def ppo_memory(shape: dict[str, object], rank: int) -> Memory:
     """What the four roles hold at these shapes, with adapters of this rank in every linear layer."""
     lora = LoraConfig(rank=rank)
     tokenizer = build_tokenizer(ScratchConfig(tokenizer="word"), ["a b c"])
-    with torch.device(device):
+    with torch.device("meta"):
         policy = LlamaForCausalLM(LlamaConfig(**shape)).to(torch.bfloat16)
         classifier_config = LlamaConfig(**shape, num_labels=1)
         reward = RewardModel(
@@ -89,29 +90,34 @@ def ppo_memory(shape: dict[str, object], rank: int, device: str = "meta") -> Mem
     )
 
 
+def table(columns: dict[int, Memory]) -> str:
+    """A column a rank: gigabytes (1e9 bytes), then ratios to the base; those over the limit have a star."""
+    parts = {
+        "base (policy, reference, all roles)": "base",
+        "policy: adapters": "policy",
+        "reward model: adapters, head": "reward",
+        "value model: adapters, head": "value",
+        "weights of all roles": "weights",
+        "gradients": "gradients",
+        "AdamW's moments": "adam",
+        "all of it": "total",
+        "three copies, weights alone": "three_copies",
+    }
+    ratios = {"weights / base": "weights", "all of it / base": "total", "three copies / base": "three_copies"}
+    lines = [f"{'GB at rank':38}" + "".join(f"{rank:>9}" for rank in columns)]
+    for name, part in parts.items():
+        lines.append(f"{name:38}" + "".join(f"{getattr(m, part) / 1e9:9.2f}" for m in columns.values()))
+    for name, part in ratios.items():
+        values = [getattr(m, part) / m.base for m in columns.values()]
+        lines.append(f"{name:38}" + "".join(f"{value:9.3f}{'*' * (value > LIMIT)}" for value in values))
+    return "\n".join([*lines, f"* more than {LIMIT} times the base", ""])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", default=",".join(map(str, RANKS)), help="ranks of the adapters")
     ranks = [int(rank) for rank in parser.parse_args().ranks.split(",")]
-    columns = {rank: ppo_memory(LLAMA_7B, rank) for rank in ranks}
-    rows = {
-        "base (policy, reference, all roles)": [m.base for m in columns.values()],
-        "policy: adapters": [m.policy for m in columns.values()],
-        "reward model: adapters, head": [m.reward for m in columns.values()],
-        "value model: adapters, head": [m.value for m in columns.values()],
-        "weights of all roles": [m.weights for m in columns.values()],
-        "gradients": [m.gradients for m in columns.values()],
-        "AdamW's moments": [m.adam for m in columns.values()],
-        "all of it": [m.total for m in columns.values()],
-        "three copies, weights alone": [m.three_copies for m in columns.values()],
-    }
-    print(f"{'GB at rank':38}" + "".join(f"{rank:>9}" for rank in ranks))
-    for name, sizes in rows.items():
-        print(f"{name:38}" + "".join(f"{size / 1e9:9.2f}" for size in sizes))
-    for name, part in (("weights / base", "weights"), ("all of it / base", "total"), ("three copies", "three_copies")):
-        ratios = [getattr(m, part) / m.base for m in columns.values()]
-        print(f"{name:38}" + "".join(f"{ratio:8.3f}{'*' if ratio > LIMIT else ' '}" for ratio in ratios))
-    print(f"* more than {LIMIT} times the base")
+    sys.stdout.write(table({rank: ppo_memory(LLAMA_7B, rank) for rank in ranks}))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def new_reward_model(context: StageContext, device: torch.device, key: tuple[Key
 def save_and_check(
     context: StageContext, reward_model: RewardModel, held_out: Sequence[PreferencePair]
 ) -> dict[str, Any]:
-    """Save the model (and its adapters alone, for PPO's one base), and accuracy and mean margin on the held-out pairs."""
+    """Save the model, and its adapters alone for PPO; accuracy and mean margin on the held-out pairs."""
     save_reward(reward_model, context.out / "model")
     lora = context.config.model.lora
     if lora.rank:

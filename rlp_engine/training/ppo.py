@@ -1,7 +1,7 @@
 """PPO against a reward model with a KL penalty (METHOD 5, column `ours`; AlpacaFarm's ways are keys of PpoConfig).
 
 One step: a rollout (rollout.py), rewards and advantages (experience.py), then `epochs` passes of
-minibatches over it. Policy and value model are separate networks that one summed loss updates (with adapters, on one base).
+minibatches over it. Policy and value model are separate networks that one summed loss updates.
 
 Shapes: B = answers of the rollout batch, R = rows of a microbatch, T = response positions.
 """
