@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlp_engine.data.batching import pad
 from rlp_engine.errors import ModelError
-from rlp_engine.generation.native import Completion, Request, Sampling, generate, waves
+from rlp_engine.generation.native import Completion, Request, Sampling, generate
 
 EOS, PAD = 1, 0
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=12, eos_ids=[EOS], pad_id=PAD)
