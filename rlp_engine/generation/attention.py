@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,79 +35,111 @@ class DecodeCache(Cache):
         self.buffers, self.cohorts = buffers, cohorts
 
     def update(self, key_BH1D: Tensor, value_BH1D: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
-        keys_RHWD, values_RHWD = self.buffers.keys_NRHWD[layer_idx], self.buffers.values_NRHWD[layer_idx]
         row = 0
         for cohort in self.cohorts:
-            places, rows = slice(cohort.start, cohort.start + cohort.size), slice(row, row + cohort.size)
-            keys_RHWD[places, :, cohort.columns] = key_BH1D[rows, :, 0]
-            values_RHWD[places, :, cohort.columns] = value_BH1D[rows, :, 0]
+            new = slice(row, row + cohort.size)
+            self.buffers.write(layer_idx, cohort.rows, cohort.recent, key_BH1D[new], value_BH1D[new])
             row += cohort.size
         self._layer = layer_idx
         return key_BH1D, value_BH1D
 
     def attend(self, query_BQ1D: Tensor, scaling: float) -> Tensor:
         """(B, 1, Q, D) of the layer whose keys came last; the new token is the last column of its row."""
-        keys_RHWD, values_RHWD = self.buffers.keys_NRHWD[self._layer], self.buffers.values_NRHWD[self._layer]
-        heads = keys_RHWD.shape[1]
-        parts, row = [], 0
-        for cohort in self.cohorts:
-            places = slice(cohort.start, cohort.start + cohort.size)
-            query_CHGD = query_BQ1D[row : row + cohort.size].reshape(cohort.size * heads, -1, query_BQ1D.shape[-1])
-            keys_CHWD = keys_RHWD[places, :, : cohort.columns + 1].flatten(0, 1)
-            values_CHWD = values_RHWD[places, :, : cohort.columns + 1].flatten(0, 1)
-            if cohort.prefix is None:
-                out_CHGD = attend_own(query_CHGD, keys_CHWD, values_CHWD, cohort.bias_CL, scaling)
-            else:
-                out_CHGD = attend_shared(query_CHGD, keys_CHWD, values_CHWD, cohort.prefix, self._layer, scaling)
-            parts.append(out_CHGD.view(cohort.size, 1, query_BQ1D.shape[1], -1))
-            row += cohort.size
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        query_BQ1D = query_BQ1D * scaling
+        parts = query_BQ1D.split([cohort.size for cohort in self.cohorts])
+        outs = [self._attend(cohort, part) for cohort, part in zip(self.cohorts, parts, strict=True)]
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    def _attend(self, cohort: Cohort, query_CQ1D: Tensor) -> Tensor:
+        buffers, layer = self.buffers, self._layer
+        rows, heads, size = cohort.size, buffers.keys_NRHWD.shape[2], query_CQ1D.shape[-1]
+        query_CHGD = query_CQ1D.reshape(rows * heads, -1, size)
+        new = slice(0, cohort.recent + 1)
+        keys_KCHD = buffers.recent_keys_NKRHD[layer, new, cohort.rows].flatten(1, 2)
+        values_KCHD = buffers.recent_values_NKRHD[layer, new, cohort.rows].flatten(1, 2)
+        pieces: list[Piece] = [Rows(keys_KCHD.transpose(0, 1), values_KCHD.transpose(0, 1), None)]
+        if cohort.settled:
+            keys_CHWD = buffers.keys_NRHWD[layer, cohort.rows, :, : cohort.settled].flatten(0, 1)
+            values_CHWD = buffers.values_NRHWD[layer, cohort.rows, :, : cohort.settled].flatten(0, 1)
+            pieces.insert(0, Rows(keys_CHWD, values_CHWD, cohort.bias_C1L))
+        if cohort.prefix is not None:
+            pieces.insert(0, Shared(cohort.prefix, layer))
+        return attend(query_CHGD, pieces).view(rows, 1, query_CQ1D.shape[1], -1)
 
 
-def attend_own(
-    query_CHGD: Tensor, keys_CHWD: Tensor, values_CHWD: Tensor, bias_CL: Tensor | None, scaling: float
-) -> Tensor:
-    """softmax(scaling * q k^T) v, (CH, G, D). The first L columns of a row are its prompt, with `bias_CL` added."""
-    scores_CHGW = torch.bmm(query_CHGD * scaling, keys_CHWD.transpose(1, 2))
-    if bias_CL is not None:
-        rows, columns = bias_CL.shape
-        scores_CHGW.view(rows, -1, scores_CHGW.shape[-1])[..., :columns] += bias_CL[:, None]
-    return torch.bmm(_softmax(scores_CHGW), values_CHWD)
+class Piece(Protocol):
+    """Some of the columns that queries look at."""
+
+    def scores(self, query_CHGD: Tensor) -> Tensor:
+        """q k^T over the columns of this piece, (CH, G, W)."""
+
+    def weighted(self, weights_CHGW: Tensor) -> Tensor:
+        """Weights times values, (CH, G, D)."""
 
 
-def attend_shared(
-    query_CHGD: Tensor, keys_CHWD: Tensor, values_CHWD: Tensor, prefix: Prefix, layer: int, scaling: float
-) -> Tensor:
-    """The same where a prompt's keys are stored once: its rows' queries are multiplied with them together.
+def attend(query_CHGD: Tensor, pieces: Sequence[Piece]) -> Tensor:
+    """softmax(q k^T) v over the columns of all pieces, (CH, G, D). The queries come scaled.
 
-    Queries and weights are laid out on the (P, H, M) grid for that; places of rows that ended hold zeros.
+    The softmax is in float32 whatever the dtype, as transformers' own.
     """
-    keys_PHLD, values_PHLD = prefix.keys_PHLD[layer].flatten(0, 1), prefix.values_PHLD[layer].flatten(0, 1)
-    pairs, group, size = query_CHGD.shape
-    length = keys_PHLD.shape[1]
-    query_CHGD = query_CHGD * scaling
-    grid = keys_PHLD.shape[0] * prefix.draws
-    query_PHMG = query_CHGD.new_zeros((grid, group * size)).index_copy_(
-        0, prefix.place_CH, query_CHGD.view(pairs, -1)
-    )
-    query_PHMG = query_PHMG.view(keys_PHLD.shape[0], -1, size)
-    scores_PHMGL = torch.bmm(query_PHMG, keys_PHLD.transpose(1, 2))
-    if prefix.bias_PH1L is not None:
-        scores_PHMGL += prefix.bias_PH1L
-    scores_CHGL = scores_PHMGL.view(grid, -1).index_select(0, prefix.place_CH).view(pairs, group, length)
-    scores_CHGW = torch.bmm(query_CHGD, keys_CHWD.transpose(1, 2))
-    weights_CHG = _softmax(torch.cat([scores_CHGL, scores_CHGW], dim=-1))
-    weights_PHMG = weights_CHG.new_zeros((grid, group * length)).index_copy_(
-        0, prefix.place_CH, weights_CHG[..., :length].reshape(pairs, -1)
-    )
-    out_PHMGD = torch.bmm(weights_PHMG.view(keys_PHLD.shape[0], -1, length), values_PHLD)
-    out_CHGD = out_PHMGD.view(grid, -1).index_select(0, prefix.place_CH).view(pairs, group, -1)
-    return torch.baddbmm(out_CHGD, weights_CHG[..., length:], values_CHWD)
+    scores = [piece.scores(query_CHGD) for piece in pieces]
+    scores_CHGW = scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1)
+    weights_CHGW = scores_CHGW.softmax(dim=-1, dtype=torch.float32).to(scores_CHGW.dtype)
+    weights = weights_CHGW.split([part.shape[-1] for part in scores], dim=-1)
+    outs = [piece.weighted(part) for piece, part in zip(pieces, weights, strict=True)]
+    return outs[0] if len(outs) == 1 else sum(outs[1:], start=outs[0])
 
 
-def _softmax(scores: Tensor) -> Tensor:
-    """In float32 whatever the dtype, as transformers' own."""
-    return scores.softmax(dim=-1, dtype=torch.float32).to(scores.dtype)
+class Rows(NamedTuple):
+    """Columns that belong to one row each."""
+
+    keys_CHWD: Tensor
+    values_CHWD: Tensor
+    bias_C1L: Tensor | None  # added to the scores of the first L columns
+
+    def scores(self, query_CHGD: Tensor) -> Tensor:
+        scores_CHGW = torch.bmm(query_CHGD, self.keys_CHWD.transpose(1, 2))
+        if self.bias_C1L is not None:
+            rows, _, columns = self.bias_C1L.shape
+            scores_CHGW.view(rows, -1, scores_CHGW.shape[-1])[..., :columns] += self.bias_C1L
+        return scores_CHGW
+
+    def weighted(self, weights_CHGW: Tensor) -> Tensor:
+        return torch.bmm(weights_CHGW, self.values_CHWD)
+
+
+class Shared(NamedTuple):
+    """Prompts stored once: the queries of a prompt's rows are multiplied with its keys together.
+
+    They are laid out on the (P, H, M) grid for that; places of rows that ended hold zeros.
+    """
+
+    prefix: Prefix
+    layer: int
+
+    def scores(self, query_CHGD: Tensor) -> Tensor:
+        keys_PHLD = self.prefix.keys_PHLD[self.layer].flatten(0, 1)
+        pairs, group, _ = query_CHGD.shape
+        scores_PHMGL = torch.bmm(self._to_grid(query_CHGD, len(keys_PHLD)), keys_PHLD.transpose(1, 2))
+        if self.prefix.bias_PH1L is not None:
+            scores_PHMGL += self.prefix.bias_PH1L
+        return self._from_grid(scores_PHMGL, pairs, group)
+
+    def weighted(self, weights_CHGL: Tensor) -> Tensor:
+        values_PHLD = self.prefix.values_PHLD[self.layer].flatten(0, 1)
+        pairs, group, _ = weights_CHGL.shape
+        out_PHMGD = torch.bmm(self._to_grid(weights_CHGL, len(values_PHLD)), values_PHLD)
+        return self._from_grid(out_PHMGD, pairs, group)
+
+    def _to_grid(self, of_CHG: Tensor, prompts_and_heads: int) -> Tensor:
+        pairs, group, size = of_CHG.shape
+        grid = of_CHG.new_zeros((prompts_and_heads * self.prefix.draws, group * size))
+        grid.index_copy_(0, self.prefix.place_CH, of_CHG.reshape(pairs, -1))
+        return grid.view(prompts_and_heads, -1, size)
+
+    def _from_grid(self, of_PHMG: Tensor, pairs: int, group: int) -> Tensor:
+        of_cells = of_PHMG.view(of_PHMG.shape[0] * self.prefix.draws, -1)
+        return of_cells.index_select(0, self.prefix.place_CH).view(pairs, group, -1)
 
 
 class _Probe(Cache):

@@ -45,17 +45,24 @@ def decoder_for(
         share: prompts have several rows each, so that it pays to store them apart from the rows.
     """
     if can_share(model):
-        return SharedDecoder(model, rows, new_tokens if share else prompt_tokens + new_tokens, share, pad_id)
+        return SharedDecoder(model, rows, 0 if share else prompt_tokens, new_tokens, pad_id)
     return PlainDecoder(model, pad_id)
 
 
 class SharedDecoder:
-    """Memory: rows x columns of buffers, and with `share` the prompts of the rows at work."""
+    """Rows over buffers of rows x (own prompt + new tokens).
+
+    Args:
+        own_prompt_tokens: room for a prompt in every row; 0 = prompts are stored once, apart from the rows.
+    """
 
     refills = True
 
-    def __init__(self, model: PreTrainedModel, rows: int, columns: int, share: bool, pad_id: int) -> None:
-        self.model, self.rows, self.columns, self.share, self.pad_id = model, rows, columns, share, pad_id
+    def __init__(
+        self, model: PreTrainedModel, rows: int, own_prompt_tokens: int, new_tokens: int, pad_id: int
+    ) -> None:
+        self.model, self.pad_id, self.share = model, pad_id, not own_prompt_tokens
+        self.room = rows, own_prompt_tokens, new_tokens
         self.buffers: RowBuffers | None = None  # the first prefill tells their shape
         self.cohorts: list[Cohort] = []
 
@@ -65,7 +72,7 @@ class SharedDecoder:
             copies = [1] * len(prompts)
         logits_PV, cache, attention_PL = prefill(self.model, prompts, self.pad_id)
         if self.buffers is None:
-            self.buffers = RowBuffers(self.rows, self.columns, cache)
+            self.buffers = RowBuffers(*self.room, cache)
             self.cache = DecodeCache(self.buffers, self.cohorts)
         start = close_gaps(self.cohorts, self.buffers)
         if self.share:
@@ -79,7 +86,7 @@ class SharedDecoder:
         with decode_attention(self.model):
             logits_RV = self.model(**inputs, past_key_values=self.cache, use_cache=True).logits[:, -1]
         for cohort in self.cohorts:
-            cohort.columns += 1
+            cohort.next_column(self.buffers)
         return logits_RV
 
     def drop(self, ended_R: Tensor) -> Tensor:
