@@ -13,12 +13,15 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as pad_tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from rlp_engine.data.batching import pad
 from rlp_engine.generation.attention import DecodeCache, can_share, decode_attention
 from rlp_engine.generation.cache import Cohort, RowBuffers, close_gaps, own_cohort, shared_cohort
 from rlp_engine.models.inputs import accepts, model_inputs
+
+PART_TOKENS = 512  # of a prefill, padding included: fewer leave a processor idle
 
 
 class Decoder(Protocol):
@@ -70,7 +73,7 @@ class SharedDecoder:
         if not self.share:
             prompts = [prompt for prompt, count in zip(prompts, copies, strict=True) for _ in range(count)]
             copies = [1] * len(prompts)
-        logits_PV, cache, attention_PL = prefill(self.model, prompts, self.pad_id)
+        logits_PV, cache, attention_PL = prefill_by_length(self.model, prompts, self.pad_id)
         if self.buffers is None:
             self.buffers = RowBuffers(*self.room, cache)
             self.cache = DecodeCache(self.buffers, self.cohorts)
@@ -144,3 +147,37 @@ def prefill(
         inputs["logits_to_keep"] = 1
     cache = DynamicCache(config=model.config)
     return model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1], cache, attention_PL
+
+
+def prefill_by_length(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad_id: int
+) -> tuple[Tensor, DynamicCache, Tensor]:
+    """As `prefill`, for prompts sorted by length, longest first: passes over prompts of like length, padded after.
+
+    For models whose cache is one key and one value a token and layer (attention.can_share).
+    """
+    parts = [prefill(model, part, pad_id) for part in _like_lengths(prompts)]
+    if len(parts) == 1:
+        return parts[0]
+    length = len(prompts[0])
+
+    def join(tensors: Sequence[Tensor], dim: int) -> Tensor:
+        """Left-padded with zeros along `dim`, one below the other."""
+        behind = (0, 0) * (tensors[0].ndim - 1 - dim)
+        return torch.cat([pad_tensor(one, (*behind, length - one.shape[dim], 0)) for one in tensors])
+
+    logits, caches, attentions = zip(*parts, strict=True)
+    layers = zip(*(cache.layers for cache in caches), strict=True)
+    states = [(join([one.keys for one in layer], 2), join([one.values for one in layer], 2)) for layer in layers]
+    return torch.cat(logits), DynamicCache(states), join(attentions, 1)
+
+
+def _like_lengths(prompts: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:
+    """Cut where prompts become shorter than 3/4 of the first of their part, if that has PART_TOKENS tokens."""
+    parts, start = [], 0
+    for index, prompt in enumerate(prompts):
+        longest = len(prompts[start])
+        if len(prompt) * 4 < longest * 3 and (index - start) * longest >= PART_TOKENS:
+            parts.append(prompts[start:index])
+            start = index
+    return [*parts, prompts[start:]]

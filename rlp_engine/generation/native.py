@@ -139,7 +139,7 @@ class _Answers:
         self.tokens_NT = torch.empty(shape, dtype=torch.long, device=device)
         self.logprobs_NT = torch.empty(shape, dtype=torch.float32, device=device)
         self.length_N = torch.zeros(len(requests), dtype=torch.long, device=device)
-        self.eos = torch.tensor(list(settings.eos_ids), dtype=torch.long, device=device)
+        self.is_eos_V: Tensor | None = None  # the first logits tell V
         self.index_R = self.step_R = self.position_R = torch.zeros(0, dtype=torch.long, device=device)
 
     def begin(self, indices: list[int]) -> None:
@@ -160,9 +160,16 @@ class _Answers:
         )
         self.tokens_NT[at_RT], self.logprobs_NT[at_RT] = token_R, logprob_R
         self.step_R = self.step_R + 1
-        ended_R = torch.isin(token_R, self.eos) | (self.step_R == self.settings.max_new_tokens)
+        ended_R = self._is_eos(logits_RV.shape[-1])[token_R] | (self.step_R == self.settings.max_new_tokens)
         self.length_N[self.index_R] = self.step_R
         return token_R, ended_R
+
+    def _is_eos(self, vocabulary: int) -> Tensor:
+        if self.is_eos_V is None:
+            eos_ids = [eos_id for eos_id in self.settings.eos_ids if 0 <= eos_id < vocabulary]
+            self.is_eos_V = torch.zeros(vocabulary, dtype=torch.bool, device=self.device)
+            self.is_eos_V[eos_ids] = True
+        return self.is_eos_V
 
     def keep(self, order_R: Tensor) -> None:
         self.index_R, self.step_R, self.position_R = (
