@@ -61,9 +61,7 @@ class SharedDecoder:
 
     refills = True
 
-    def __init__(
-        self, model: PreTrainedModel, rows: int, own_prompt_tokens: int, new_tokens: int, pad_id: int
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, rows: int, own_prompt_tokens: int, new_tokens: int, pad_id: int) -> None:
         self.model, self.pad_id, self.share = model, pad_id, not own_prompt_tokens
         self.room = rows, own_prompt_tokens, new_tokens
         self.buffers: RowBuffers | None = None  # the first prefill tells their shape

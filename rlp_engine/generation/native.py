@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlp_engine.errors import ModelError
-from rlp_engine.generation.decoders import Decoder, decoder_for
+from rlp_engine.generation.decoders import decoder_for
 from rlp_engine.generation.sampling import choose_tokens
 from rlp_engine.models.inputs import position_limit
 from rlp_engine.randomness import KeyPart, uniforms
