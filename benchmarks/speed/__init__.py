@@ -5,6 +5,8 @@
     python -m benchmarks.speed reward        reward training                TRL's RewardTrainer
     python -m benchmarks.speed sft           supervised fine-tuning         TRL's SFTTrainer
     python -m benchmarks.speed clustering    clusters by entailment         the naive walk
+    python -m benchmarks.speed startup       help of every command          trl --help
+    python -m benchmarks.speed all           all of these
     python -m benchmarks.speed table         the tables of docs/BENCHMARKS.md from the JSON lines
 
 Every measurement is a process of its own, on one thread: it loads the models, warms up, and then counts the

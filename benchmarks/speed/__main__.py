@@ -10,7 +10,8 @@ import typer
 
 from benchmarks.speed import __doc__ as package_text
 from benchmarks.speed.run import ROOT, Plan, measure_case, peers_python, write_lines
-from benchmarks.speed.shapes import CPU_SIZES, SHAPES, cases
+from benchmarks.speed.shapes import CPU_SIZES, PEERS, SHAPES, cases
+from benchmarks.speed.startup import measure_startup
 from benchmarks.speed.table import write_tables
 from rlp_engine.errors import RlpError
 
@@ -86,6 +87,32 @@ _add_command("reward", "Reward training, against TRL's RewardTrainer. Batch = pa
 _add_command("sft", "Fine-tuning, against TRL's SFTTrainer. Batch = rows a forward pass; the peer's: 'MODE ROWS'.")
 
 _add_command("clustering", "Clusters by entailment, against the naive walk. Batch = pairs a forward pass.")
+
+
+@app.command()
+def startup(
+    repeats: Repeats = 3,
+    peers: Peers = None,
+    side: Side = "both",
+    out: Out = DEFAULT_OUT,
+    quickstart: Annotated[bool, typer.Option(help="also a whole `rlp run --preset quickstart`, minutes")] = True,
+) -> None:
+    """Help of every command, with `trl`'s for comparison, and what a run spends outside its stages."""
+    python = peers_python(peers) if side == "both" else None
+    write_lines(out, "startup", measure_startup(repeats, python, quickstart, typer.echo))
+
+
+@app.command("all")
+def everything(
+    sizes: Sizes = DEFAULT_SIZES,
+    repeats: Repeats = 3,
+    device: Device = "cpu",
+    peers: Peers = None,
+    out: Out = DEFAULT_OUT,
+) -> None:
+    """Every benchmark, then the start-up."""
+    run(list(PEERS), sizes, repeats, device, "both", peers, out)
+    startup(repeats, peers, "both", out)
 
 
 @app.command()

@@ -1,8 +1,12 @@
-"""The models of a case: random weights whose answers end, written once and read by both sides."""
+"""The models of a case: random weights whose answers end, written once and read by both sides.
+
+python -m benchmarks.speed.build FOLDER SIZE MEAN_ANSWER DEVICE DTYPE
+"""
 
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import torch
@@ -10,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from benchmarks.speed.shapes import Shape
+from benchmarks.speed.shapes import SHAPES, Shape
 from benchmarks.speed.workload import CONTROL_TOKENS, text_of
 
 PAD_ID, EOS_ID, UNKNOWN_ID = range(3)
@@ -114,3 +118,8 @@ def save_models(folder: Path, shape: Shape, mean_answer: int, *, device: str, dt
     for name, model in (("policy", policy), ("reward", build_reward(policy))):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+
+
+if __name__ == "__main__":
+    folder, size, mean_answer, device, dtype = sys.argv[1:]
+    save_models(Path(folder), SHAPES[size], int(mean_answer), device=device, dtype=dtype)

@@ -58,6 +58,10 @@ class Clock:
 
         return call
 
+    def seconds(self, phase: str) -> float:
+        """What counts of a phase: CPU-seconds, on CUDA wall seconds."""
+        return (self.wall if self.on_cuda else self.cpu)[phase]
+
     def reset(self) -> None:
         """Forget the warm-up."""
         self.cpu.clear()
@@ -103,9 +107,7 @@ class Job:
 
 def read_job(path: str) -> Job:
     values = json.loads(Path(path).read_text())
-    return Job(
-        Path(values["folder"]), Path(values["result"]), values["device"], values["batch"], dict(values["settings"])
-    )
+    return Job(**values | {"folder": Path(values["folder"]), "result": Path(values["result"])})
 
 
 def report(job: Job, clock: Clock, *, units: float, phase: str = "all", **extra: Any) -> None:

@@ -29,7 +29,7 @@ REAL_TEXTS = (
 )
 LABELS = ("entailment", "neutral", "contradiction")
 ENTAILMENT, NEUTRAL = 0, 1
-MEANINGS = 12  # kinds of answer to an instruction, the k-th with weight 1 / k
+MEANINGS = 14  # kinds of answer to an instruction, the k-th with weight 1 / k
 DUPLICATES = 0.08  # share of outputs that repeat an earlier one of their instruction to the letter
 ONE_WAY = 0.1  # share of the pairs of meanings of which the rarer entails the commoner one, and not the reverse
 SIGMA, LONGEST, QUESTION_TOKENS = 0.5, 200, 30  # of the outputs' log-normal lengths; longest texts, in tokens

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.clock import Job
+from benchmarks.speed.roofline import figures
 from benchmarks.speed.shapes import PEERS, SHAPES, UNITS, Case
 from benchmarks.speed.workload import draw
 from rlp_engine.errors import ConfigError, HealthError, ResourceError
@@ -83,6 +84,10 @@ def measure_case(case: Case, plan: Plan, say: Say) -> list[Line]:
         for pair in range(plan.repeats):
             lines += [_one(case, side, best[side], plan, Path(folder), "pair", pair, say) for side in plan.sides]
     _same_clusters(lines)
+    if case.benchmark != "clustering":
+        printed = _run([sys.executable, "-m", "benchmarks.speed.machine", plan.device], "measuring the machine")
+        machine = json.loads(printed)
+        lines = [line | figures(line, SHAPES[case.size], machine) for line in lines]
     return lines
 
 
@@ -107,12 +112,8 @@ def _prepare(case: Case, folder: Path, device: str) -> None:
     (folder / "work.json").write_text(json.dumps(draw(case.benchmark, case.settings, shape.vocab_size)))
     mean = case.settings.get("mean_answer", 32)
     dtype = "bfloat16" if device == "cuda" else "float32"
-    code = (
-        "import sys; from pathlib import Path; from benchmarks.speed.build import save_models; "
-        "from benchmarks.speed.shapes import SHAPES; "
-        "save_models(Path(sys.argv[1]), SHAPES[sys.argv[2]], int(sys.argv[3]), device=sys.argv[4], dtype=sys.argv[5])"
-    )
-    _run([sys.executable, "-c", code, str(folder), case.size, str(mean), device, dtype], f"building {case.size}")
+    script = ["benchmarks.speed.build", str(folder), case.size, str(mean), device, dtype]
+    _run([sys.executable, "-m", *script], f"building {case.size}")
 
 
 def _one(case: Case, side: str, batch: Any, plan: Plan, folder: Path, role: str, pair: int, say: Say) -> Line:
@@ -153,8 +154,8 @@ def _one(case: Case, side: str, batch: Any, plan: Plan, folder: Path, role: str,
     return line
 
 
-def _run(command: list[str], doing: str) -> None:
-    """Run a child with one thread; what it prints is shown only when it fails.
+def _run(command: list[str], doing: str) -> str:
+    """What a child with one thread prints.
 
     Raises:
         ResourceError: it failed.
@@ -174,6 +175,7 @@ def _run(command: list[str], doing: str) -> None:
         raise ResourceError(
             f"a measurement failed ({doing}), exit code {done.returncode}", found=tail, mend="see what it printed last"
         )
+    return done.stdout
 
 
 def results_file(out: Path, benchmark: str) -> Path:

@@ -70,7 +70,9 @@ def measure(job: Job) -> None:
         seconds["optimise"] = seconds["all"] - seconds["rollout"]
         seconds["score"] = seconds.pop("rollout") - seconds["generate"]
     answers = updates * job.settings["batch"]
-    report(job, clock, units=answers, updates=updates, mean_answer=statistics.fmean(lengths[warmup:]))
+    length = statistics.fmean(lengths[warmup:])
+    tokens = answers * job.settings["epochs"] * (statistics.fmean(map(len, job.work["prompts"])) + length)
+    report(job, clock, units=answers, updates=updates, mean_answer=length, trained_tokens=tokens)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def measure(job: Job) -> None:
     with clock.phase("all"):
         for step in range(1, task.total_steps + 1):
             task.step(step)
-    report(job, clock, units=len(work["items"]), optimizer_steps=task.total_steps)
+    tokens = sum(2 * len(prompt) + len(chosen) + len(rejected) for prompt, chosen, rejected in work["items"])
+    report(job, clock, units=len(work["items"]), optimizer_steps=task.total_steps, trained_tokens=tokens)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 
 from benchmarks.speed.clock import Job, one_thread, read_job, report
@@ -24,7 +25,8 @@ def measure(job: Job) -> None:
     with clock.phase("all"):
         completions = generate(policy.model, requests, sampling, rows=job.batch)
     tokens = sum(len(completion.token_ids) for completion in completions)
-    report(job, clock, units=tokens, answers=len(completions))
+    context = statistics.fmean(map(len, prompts)) + tokens / len(completions) / 2
+    report(job, clock, units=tokens, answers=len(completions), context=context)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def measure(job: Job) -> None:
         for step in range(1, task.total_steps + 1):
             task.step(step)
     tokens = sum(len(prompt) + len(response) + 1 for prompt, response in work["items"])  # and an EOS
-    report(job, clock, units=tokens, optimizer_steps=task.total_steps)
+    report(job, clock, units=tokens, optimizer_steps=task.total_steps, trained_tokens=tokens)
 
 
 if __name__ == "__main__":

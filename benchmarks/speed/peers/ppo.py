@@ -103,7 +103,8 @@ def measure(job: Job) -> None:
         seconds["score"] = seconds["all"] - seconds["generate"] - seconds["optimise"]
     answers = work["updates"] * work["batch"]
     mean_answer = statistics.fmean(lengths[work["warmup"] :])
-    report(job, clock, units=answers, updates=work["updates"], mean_answer=mean_answer)
+    tokens = answers * work["epochs"] * (statistics.fmean(map(len, job.work["prompts"])) + mean_answer)
+    report(job, clock, units=answers, updates=work["updates"], mean_answer=mean_answer, trained_tokens=tokens)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def measure(job: Job) -> None:
     train(model, tokenizer, work["warmup"], job, clock)
     clock.reset()
     epoch = train(model, tokenizer, work["items"], job, clock)
-    report(job, clock, units=len(work["items"]), optimizer_steps=epoch.steps)
+    tokens = sum(2 * len(prompt) + len(chosen) + len(rejected) for prompt, chosen, rejected in work["items"])
+    report(job, clock, units=len(work["items"]), optimizer_steps=epoch.steps, trained_tokens=tokens)
 
 
 if __name__ == "__main__":

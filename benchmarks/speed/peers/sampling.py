@@ -6,6 +6,7 @@ num_return_sequences. Useful tokens end with the first EOS.
 
 from __future__ import annotations
 
+import statistics
 import sys
 
 import torch
@@ -23,7 +24,9 @@ def measure(job: Job) -> None:
     _answers(model, prompts[:2], job)
     with clock.phase("all"):
         tokens = sum(_answers(model, prompts[i : i + per_batch], job) for i in range(0, len(prompts), per_batch))
-    report(job, clock, units=tokens, answers=len(prompts) * job.settings["answers"])
+    answers = len(prompts) * job.settings["answers"]
+    context = statistics.fmean(map(len, prompts)) + tokens / answers / 2
+    report(job, clock, units=tokens, answers=answers, context=context)
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ def measure(job: Job) -> None:
     clock.reset()
     epoch = train(model, tokenizer, work["items"], job, clock)
     tokens = sum(len(prompt) + len(response) + 1 for prompt, response in work["items"])
-    report(job, clock, units=tokens, optimizer_steps=epoch.steps)
+    report(job, clock, units=tokens, optimizer_steps=epoch.steps, trained_tokens=tokens)
 
 
 if __name__ == "__main__":
