@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,15 +48,21 @@ class Clock:
         finally:
             self.add(name, start)
 
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, its time added to a phase."""
+    @contextmanager
+    def watching(self, owner: Any, name: str, phase: str) -> Iterator[None]:
+        """Add the time spent in the function `name` of a module or an object to a phase."""
+        function = getattr(owner, name)
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with self.phase(name):
+            with self.phase(phase):
                 return function(*args, **kwargs)
 
-        return call
+        setattr(owner, name, call)
+        try:
+            yield
+        finally:
+            setattr(owner, name, function)
 
     def seconds(self, phase: str) -> float:
         """What counts of a phase: CPU-seconds, on CUDA wall seconds."""

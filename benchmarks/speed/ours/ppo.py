@@ -56,16 +56,15 @@ def build_task(job: Job) -> PpoTask:
 def measure(job: Job) -> None:
     """Phases: generate, score (the rest of the rollout), optimise."""
     task, clock = build_task(job), job.clock
-    rollout.generate = clock.timed("generate", rollout.generate)
-    task.collector.collect = clock.timed("rollout", task.collector.collect)
     warmup, updates = job.settings["warmup"], job.settings["updates"]
     lengths = []
-    for step in range(1, warmup + updates + 1):
-        if step == warmup + 1:
-            clock.reset()
-        with clock.phase("all"):
-            metrics = task.step(step)
-        lengths.append(metrics["length"])
+    with clock.watching(rollout, "generate", "generate"), clock.watching(task.collector, "collect", "rollout"):
+        for step in range(1, warmup + updates + 1):
+            if step == warmup + 1:
+                clock.reset()
+            with clock.phase("all"):
+                metrics = task.step(step)
+            lengths.append(metrics["length"])
     for seconds in (clock.cpu, clock.wall):
         seconds["optimise"] = seconds["all"] - seconds["rollout"]
         seconds["score"] = seconds.pop("rollout") - seconds["generate"]

@@ -95,8 +95,7 @@ def measure(job: Job) -> None:
         return result_BT
 
     ppo_trainer.masked_whiten = whitened
-    ppo_trainer.batch_generation = clock.timed("generate", ppo_trainer.batch_generation)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, clock.watching(ppo_trainer, "batch_generation", "generate"):
         build_trainer(job, boundaries, folder).train()
     assert boundaries.done == work["warmup"] + work["updates"], f"TRL made {boundaries.done} updates"
     for seconds in (clock.cpu, clock.wall):
