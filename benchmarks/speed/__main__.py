@@ -46,10 +46,13 @@ def run(
         raise typer.BadParameter(f"{side!r} is not both, ours or peer", param_hint="--side")
     if device not in ("cpu", "cuda"):
         raise typer.BadParameter(f"{device!r} is not cpu or cuda", param_hint="--device")
+    chosen_cases = [case for name in benchmarks for case in cases(name, chosen) if only in case.name]
+    if not chosen_cases:
+        raise typer.BadParameter(f"no case of {', '.join(benchmarks)} at {sizes} holds {only!r}", param_hint="--only")
     other_library = "peer" in sides and benchmarks != ["clustering"]
     python = peers_python(peers) if other_library else Path(sys.executable)
     plan = Plan(python, repeats, device, sides, _batch(ours_batch), _batch(peer_batch))
-    for case in [case for name in benchmarks for case in cases(name, chosen) if only in case.name]:
+    for case in chosen_cases:
         write_lines(out, case.benchmark, measure_case(case, plan, typer.echo))
 
 

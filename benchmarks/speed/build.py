@@ -66,7 +66,6 @@ def build_policy(
         layer.self_attn.o_proj.weight[0] = 0.0
         layer.mlp.down_proj.weight[0] = 0.0
     head = model.lm_head.weight
-    head[:, 0] = 0.0
     head[: UNKNOWN_ID + 1] = 0.0
     head[[PAD_ID, UNKNOWN_ID], 0] = NEVER
     head[EOS_ID, 0] = _eos_weight(model, shape, mean_answer)

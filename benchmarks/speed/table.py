@@ -7,11 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.speed.run import Line, read_lines, results_file
-from benchmarks.speed.shapes import PEERS, SHAPES, UNITS, Case, cases
+from benchmarks.speed.shapes import ASKED_SHARES, PEERS, SHAPES, UNITS, Case, cases
 from rlp_engine.errors import ConfigError
 
 BEGIN, END = "<!-- speed tables: begin -->", "<!-- speed tables: end -->"
 MIB = 2**20
+LIMITS = {  # benchmark: (key of its lines, what it is a share of)
+    "sampling": ("roofline_share", "reading weights and cache"),
+    "ppo": ("utilisation", "matrix speed, optimisation"),
+    "reward": ("utilisation", "matrix speed"),
+    "sft": ("utilisation", "matrix speed"),
+}
 
 
 def write_tables(out: Path, page: Path) -> None:
@@ -50,6 +56,10 @@ def tables(results: dict[str, list[Line]]) -> str:
     parts += [_phase_table(ppo)] if ppo else []
     clusters = [row for (benchmark, _), row in pairs.items() if benchmark == "clustering"]
     parts += [_cluster_table(clusters)] if clusters else []
+    limited = [
+        row for row in pairs.values() if all(LIMITS.get(row[0].benchmark, ("",))[0] in x for x in row[1] + row[2])
+    ]
+    parts += [_limit_table(limited)] if limited else []
     parts += [_startup_table(results["startup"])] if results.get("startup") else []
     parts += [_machine(results)] if parts else []
     return "\n".join(parts) if parts else "No measurement is on file yet.\n"
@@ -95,7 +105,7 @@ def _memory(lines: Sequence[Line]) -> float:
 
 
 def _speed_table(rows: Iterable[tuple[Case, list[Line], list[Line]]]) -> str:
-    head = "| work | case | a second of CPU | rlp | peer | ratio | asked | batch | peak MiB, rlp / peer (share) |"
+    head = "| work | case | a second | rlp | peer | ratio | asked | batch | peak MiB, rlp / peer (share) |"
     lines = [head, "|---|---|---|---:|---:|---:|---:|---|---:|"]
     for case, ours, peer in rows:
         own, other = _memory(ours), _memory(peer)
@@ -106,7 +116,7 @@ def _speed_table(rows: Iterable[tuple[Case, list[Line], list[Line]]]) -> str:
             spread((line["rate"] for line in ours), _digits),
             spread((line["rate"] for line in peer), _digits),
             f"**{spread(ratios(ours, peer), _ratio)}**",
-            f">= {_ratio(case.asked)}",
+            "-" if case.asked is None else f">= {_ratio(case.asked)}",
             _batches(ours, peer),
             f"{own / MIB:,.0f} / {other / MIB:,.0f} ({100 * own / other:.0f}%)",
         ]
@@ -127,6 +137,19 @@ def _phase_table(rows: Iterable[tuple[Case, list[Line], list[Line]]]) -> str:
             total = spread((line["cpu_seconds"] / line["updates"] for line in side), _ratio)
             length = statistics.median(line["mean_answer"] for line in side)
             lines.append(f"| {name}, {case.name} | {' | '.join(phases)} | {total} | {length:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _limit_table(rows: Iterable[tuple[Case, list[Line], list[Line]]]) -> str:
+    """Shares of the machine's limits: bandwidth in sampling, matrix speed in the optimisation of training."""
+    lines = ["Share of what this machine could give (measured by a large copy and a large matrix product):", ""]
+    lines += ["| work | case | limit | rlp | peer | asked |", "|---|---|---|---:|---:|---:|"]
+    for case, ours, peer in rows:
+        key, limit = LIMITS[case.benchmark]
+        shares = [spread((100 * line[key] for line in side), "{:.1f}%".format) for side in (ours, peer)]
+        asked = ASKED_SHARES.get((case.benchmark, case.size))
+        wanted = "-" if asked is None else f">= {100 * asked:.0f}%"
+        lines.append(f"| {case.benchmark} | {case.name} | {limit} | {' | '.join(shares)} | {wanted} |")
     return "\n".join(lines) + "\n"
 
 

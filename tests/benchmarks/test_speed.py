@@ -69,6 +69,15 @@ def test_table_has_the_medians_and_the_ratios_of_pairs():
     assert cells[6:] == [">= 1.50", "8 / 8", "512 / 1,024 (50%)"]
 
 
+def test_shares_of_the_machine_have_what_was_asked():
+    name = cases("sampling", ("1b",))[0].name
+    lines = [
+        line(name, side, 0, 1.0, roofline_share=share) | {"benchmark": "sampling"}
+        for side, share in (("ours", 0.52), ("peer", 0.1))
+    ]
+    assert f"| sampling | {name} | reading weights and cache | 52.0% | 10.0% | >= 50% |" in tables({"sampling": lines})
+
+
 def test_spread_of_one_number_is_the_number():
     assert spread([2.0], "{:.1f}".format) == "2.0"
     assert spread([4.0, 1.0], "{:.1f}".format) == "2.5 (1.0 to 4.0)"
@@ -191,6 +200,7 @@ def test_relation_is_known_from_the_tokens():
     assert label("bost da fir", "bost da ba ba") == ENTAILMENT  # one way
     assert label("bost da ba ba", "bost da fir") == NEUTRAL
     assert label("bost da ba ba", "gul ba ba") == NEUTRAL  # another instruction
+    assert label("bost da fir", "gul ba ba") == NEUTRAL
     with pytest.raises(KeyError):
         label("bost da ba", "bost da fir")
 
@@ -216,12 +226,24 @@ def test_missing_peers_end_with_2_and_the_command_that_mends_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["sft", "--sizes", "huge"], "huge"), (["ppo", "--side", "left"], "left"), (["reward", "--device", "x"], "x")],
+    [
+        (["sft", "--sizes", "huge"], "huge"),
+        (["ppo", "--side", "left"], "left"),
+        (["reward", "--only", "nothing"], "nothing"),
+    ],
 )
 def test_bad_arguments_end_with_2(words, said):
     done = speed(*words)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_peers_do_not_import_rlp():
+    package = ROOT / "benchmarks" / "speed"
+    files = [*(package / "peers").glob("*.py"), *(package / f"{name}.py" for name in ("__init__", "clock", "workload"))]
+    assert len(files) > 6
+    for file in files:
+        assert "rlp_" not in file.read_text(), file
 
 
 @pytest.fixture(scope="module")
