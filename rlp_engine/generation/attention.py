@@ -107,7 +107,7 @@ class Rows(NamedTuple):
 
     def weighted(self, weights_CHGW: Tensor) -> Tensor:
         _, columns, size = self.values_CHWD.shape
-        if weights_CHGW.shape[1] == 1 and columns * size < SMALL_PRODUCT and not weights_CHGW.is_cuda:
+        if weights_CHGW.shape[1] == 1 and columns * size < SMALL_PRODUCT and weights_CHGW.device.type == "cpu":
             return (weights_CHGW.transpose(1, 2) * self.values_CHWD).sum(dim=1, keepdim=True)
         return torch.bmm(weights_CHGW, self.values_CHWD)
 
@@ -166,7 +166,7 @@ class _Probe(Cache):
     def note(self, key: Tensor, value: Tensor, mask: Tensor | None, asked: dict[str, Any]) -> None:
         as_cached = self.pending is not None and key is self.pending[0] and value is self.pending[1]
         extras = {name for name, given in asked.items() if given is not None and name not in HARMLESS}
-        self.plain &= as_cached and mask is None and not extras and asked.get("is_causal", True) is True
+        self.plain &= as_cached and mask is None and not extras and asked.get("is_causal") in (None, True)
         self.pending = None
 
 

@@ -152,22 +152,21 @@ def close_gaps(cohorts: Sequence[Cohort], buffers: RowBuffers) -> int:
     return taken
 
 
-def shared_cohort(start: int, copies: Sequence[int], cache: DynamicCache, attention_PL: Tensor) -> Cohort:
-    """Rows that read the prompts of a prefill, `copies[p]` rows for prompt p, in order. Takes the cache's tensors."""
-    device = attention_PL.device
-    prompt_C = torch.arange(len(copies), device=device).repeat_interleave(torch.tensor(list(copies), device=device))
+def shared_cohort(start: int, prompt_C: Tensor, cache: DynamicCache, attention_PL: Tensor) -> Cohort:
+    """Rows that read the prompts of a prefill, whose tensors it takes; `prompt_C` says which."""
     keys_PHLD = [layer.keys for layer in cache.layers]
     values_PHLD = [layer.values for layer in cache.layers]
     prefix = Prefix(keys_PHLD, values_PHLD, _padding_bias(attention_PL, keys_PHLD[0].dtype), prompt_C)
     return Cohort(start, len(prompt_C), 0, prefix, None)
 
 
-def own_cohort(start: int, buffers: RowBuffers, cache: DynamicCache, attention_CL: Tensor) -> Cohort:
-    """Rows with a prompt each, copied into the rows' first columns."""
+def own_cohort(start: int, prompt_C: Tensor, cache: DynamicCache, attention_PL: Tensor, buffers: RowBuffers) -> Cohort:
+    """Rows with the prompts copied into their first columns."""
+    attention_CL = attention_PL[prompt_C]
     size, columns = attention_CL.shape
     for index, layer in enumerate(cache.layers):
-        buffers.keys_NRHWD[index, start : start + size, :, :columns] = layer.keys
-        buffers.values_NRHWD[index, start : start + size, :, :columns] = layer.values
+        buffers.keys_NRHWD[index, start : start + size, :, :columns] = layer.keys[prompt_C]
+        buffers.values_NRHWD[index, start : start + size, :, :columns] = layer.values[prompt_C]
     bias_CL = _padding_bias(attention_CL, buffers.keys_NRHWD.dtype)
     return Cohort(start, size, columns, None, None if bias_CL is None else bias_CL[:, None])
 
