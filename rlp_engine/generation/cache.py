@@ -62,43 +62,40 @@ class RowBuffers:
 
 @dataclass
 class Prefix:
-    """Prompts of a cohort, each stored once. A row reads its prompt at a place (prompt, draw) of a (P, M) grid."""
+    """Prompts of a cohort, each stored once. A row reads its prompt at a place of a (P, M) grid: (prompt, draw)."""
 
     keys_PHLD: list[Tensor]  # of each layer
     values_PHLD: list[Tensor]
     bias_PL: Tensor | None  # added to scores: 0 at a token, -inf at padding; None = no padding
-    prompt_C: Tensor
-    draw_C: Tensor
-    draws: int  # M
+    prompt_C: Tensor  # each row's prompt
 
     def __post_init__(self) -> None:
-        self._place()
+        self._place(torch.bincount(self.prompt_C, minlength=self.keys_PHLD[0].shape[0]))
 
     def keep(self, order_C: Tensor) -> None:
         """The rows that go on, in their new order. Prompts without a row go when they are a quarter of all."""
-        self.prompt_C, self.draw_C = self.prompt_C[order_C], self.draw_C[order_C]
-        alive_P = torch.bincount(self.prompt_C, minlength=self.prompts) > 0
-        if int(alive_P.sum()) * 4 <= self.prompts * 3:
-            kept = alive_P.nonzero().squeeze(-1)
+        self.prompt_C = self.prompt_C[order_C]
+        rows_P = torch.bincount(self.prompt_C, minlength=self.keys_PHLD[0].shape[0])
+        kept = rows_P.nonzero().squeeze(-1)
+        if len(kept) * 4 <= len(rows_P) * 3:
             self.keys_PHLD = [keys_PHLD[kept] for keys_PHLD in self.keys_PHLD]
             self.values_PHLD = [values_PHLD[kept] for values_PHLD in self.values_PHLD]
             self.bias_PL = None if self.bias_PL is None else self.bias_PL[kept]
-            self.prompt_C = (alive_P.cumsum(0) - 1)[self.prompt_C]
-        self._place()
+            self.prompt_C = ((rows_P > 0).cumsum(0) - 1)[self.prompt_C]
+            rows_P = rows_P[kept]
+        self._place(rows_P)
 
-    @property
-    def prompts(self) -> int:
-        return self.keys_PHLD[0].shape[0]
-
-    def _place(self) -> None:
-        """`place_CH`: where (row, head) lies in a (P, H, M) grid that is flattened."""
+    def _place(self, rows_P: Tensor) -> None:
+        """Number the rows of each prompt: `place_CH` is where (row, head) lies in a (P, H, M) grid, flattened."""
         heads = self.keys_PHLD[0].shape[1]
-        head_H = torch.arange(heads, device=self.prompt_C.device)
-        place_CH = (self.prompt_C[:, None] * heads + head_H) * self.draws + self.draw_C[:, None]
-        self.place_CH = place_CH.flatten()
-        self.bias_PH1L = None
-        if self.bias_PL is not None:
-            self.bias_PH1L = self.bias_PL.repeat_interleave(heads, dim=0)[:, None]
+        sorted_C, by_prompt_C = self.prompt_C.sort()
+        counted_C = torch.arange(len(sorted_C), device=sorted_C.device)
+        draw_C = torch.empty_like(by_prompt_C)
+        draw_C[by_prompt_C] = counted_C - (rows_P.cumsum(0) - rows_P)[sorted_C]
+        self.draws = int(rows_P.max())  # M
+        head_H = torch.arange(heads, device=sorted_C.device)
+        self.place_CH = ((self.prompt_C[:, None] * heads + head_H) * self.draws + draw_C[:, None]).flatten()
+        self.bias_PH1L = None if self.bias_PL is None else self.bias_PL.repeat_interleave(heads, dim=0)[:, None]
 
 
 @dataclass
@@ -155,25 +152,21 @@ def close_gaps(cohorts: Sequence[Cohort], buffers: RowBuffers) -> int:
     return taken
 
 
-def shared_cohort(start: int, copies: Sequence[int], cache: DynamicCache, attention_PL: Tensor) -> Cohort:
-    """Rows that read the prompts of a prefill, `copies[p]` rows for prompt p, in order. Takes the cache's tensors."""
-    device = attention_PL.device
-    copies_P = torch.tensor(list(copies), device=device)
-    prompt_C = torch.repeat_interleave(torch.arange(len(copies), device=device), copies_P)
-    draw_C = torch.arange(len(prompt_C), device=device) - (copies_P.cumsum(0) - copies_P)[prompt_C]
+def shared_cohort(start: int, prompt_C: Tensor, cache: DynamicCache, attention_PL: Tensor) -> Cohort:
+    """Rows that read the prompts of a prefill, whose tensors it takes; `prompt_C` says which."""
     keys_PHLD = [layer.keys for layer in cache.layers]
     values_PHLD = [layer.values for layer in cache.layers]
-    bias_PL = _padding_bias(attention_PL, keys_PHLD[0].dtype)
-    prefix = Prefix(keys_PHLD, values_PHLD, bias_PL, prompt_C, draw_C, max(copies))
+    prefix = Prefix(keys_PHLD, values_PHLD, _padding_bias(attention_PL, keys_PHLD[0].dtype), prompt_C)
     return Cohort(start, len(prompt_C), 0, prefix, None)
 
 
-def own_cohort(start: int, buffers: RowBuffers, cache: DynamicCache, attention_CL: Tensor) -> Cohort:
-    """Rows with a prompt each, copied into the rows' first columns."""
+def own_cohort(start: int, prompt_C: Tensor, cache: DynamicCache, attention_PL: Tensor, buffers: RowBuffers) -> Cohort:
+    """Rows with the prompts copied into their first columns."""
+    attention_CL = attention_PL[prompt_C]
     size, columns = attention_CL.shape
     for index, layer in enumerate(cache.layers):
-        buffers.keys_NRHWD[index, start : start + size, :, :columns] = layer.keys
-        buffers.values_NRHWD[index, start : start + size, :, :columns] = layer.values
+        buffers.keys_NRHWD[index, start : start + size, :, :columns] = layer.keys[prompt_C]
+        buffers.values_NRHWD[index, start : start + size, :, :columns] = layer.values[prompt_C]
     bias_CL = _padding_bias(attention_CL, buffers.keys_NRHWD.dtype)
     return Cohort(start, size, columns, None, None if bias_CL is None else bias_CL[:, None])
 

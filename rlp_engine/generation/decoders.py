@@ -68,19 +68,17 @@ class SharedDecoder:
         self.cohorts: list[Cohort] = []
 
     def admit(self, prompts: Sequence[Sequence[int]], copies: Sequence[int]) -> Tensor:
-        if not self.share:
-            prompts = [prompt for prompt, count in zip(prompts, copies, strict=True) for _ in range(count)]
-            copies = [1] * len(prompts)
         logits_PV, cache, attention_PL = prefill_by_length(self.model, prompts, self.pad_id)
         if self.buffers is None:
             self.buffers = RowBuffers(*self.room, cache)
             self.cache = DecodeCache(self.buffers, self.cohorts)
         start = close_gaps(self.cohorts, self.buffers)
+        prompt_C = _prompt_of_rows(copies, logits_PV.device)
         if self.share:
-            self.cohorts.append(shared_cohort(start, copies, cache, attention_PL))
+            self.cohorts.append(shared_cohort(start, prompt_C, cache, attention_PL))
         else:
-            self.cohorts.append(own_cohort(start, self.buffers, cache, attention_PL))
-        return logits_PV.repeat_interleave(torch.tensor(list(copies), device=logits_PV.device), dim=0)
+            self.cohorts.append(own_cohort(start, prompt_C, cache, attention_PL, self.buffers))
+        return logits_PV[prompt_C]
 
     def advance(self, token_R: Tensor, position_R: Tensor) -> Tensor:
         inputs = {"input_ids": token_R[:, None], "position_ids": position_R[:, None], "decode_cache": self.cache}
@@ -111,7 +109,7 @@ class PlainDecoder:
 
     def admit(self, prompts: Sequence[Sequence[int]], copies: Sequence[int]) -> Tensor:
         logits_PV, self.cache, attention_PL = prefill(self.model, prompts, self.pad_id)
-        prompt_R = torch.arange(len(prompts)).repeat_interleave(torch.tensor(list(copies))).to(logits_PV.device)
+        prompt_R = _prompt_of_rows(copies, logits_PV.device)
         self.cache.reorder_cache(prompt_R)
         self.attention_RL = attention_PL[prompt_R]
         return logits_PV[prompt_R]
@@ -129,6 +127,12 @@ class PlainDecoder:
         self.cache.reorder_cache(order_R)
         self.attention_RL = self.attention_RL[order_R]
         return order_R
+
+
+def _prompt_of_rows(copies: Sequence[int], device: torch.device) -> Tensor:
+    """[2, 1] -> 0 0 1."""
+    copies_P = torch.tensor(list(copies), device=device)
+    return torch.arange(len(copies_P), device=device).repeat_interleave(copies_P)
 
 
 def prefill(
