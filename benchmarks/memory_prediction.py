@@ -167,10 +167,10 @@ def main() -> None:
                 found += compare(folder / "run", size, rows)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text("".join(json.dumps(row) + "\n" for row in found))
-    print(f"{'size':<6} {'rows':>4}  {'stage':<24} {'measured':>9} {'predicted':>9}  ratio   MiB")
+    sys.stdout.write(f"{'size':<6} {'rows':>4}  {'stage':<24} {'measured':>9} {'predicted':>9}  ratio   (MiB)\n")
     for row in found:
         sizes = f"{row['measured_bytes'] / 2**20:9.0f} {row['predicted_bytes'] / 2**20:9.0f}"
-        print(f"{row['size']:<6} {row['rows']:>4}  {row['stage']:<24} {sizes}  {row['ratio']:.3f}")
+        sys.stdout.write(f"{row['size']:<6} {row['rows']:>4}  {row['stage']:<24} {sizes}  {row['ratio']:.3f}\n")
 
 
 if __name__ == "__main__":
