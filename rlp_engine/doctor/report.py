@@ -108,9 +108,7 @@ def disk_bytes(config: RunConfig, pipeline: Sequence[StageSpec], models: Models)
         is_policy = spec.kind in ("sft", "ppo")
         saved = models.policy.parameters if is_policy else models.reward.classifier
         left += saved * width
-        trained = [
-            (models.policy, models.policy.parameters) if is_policy else (models.reward, models.reward.classifier)
-        ]
+        trained = [(models.policy if is_policy else models.reward, saved)]
         if spec.kind == "ppo":
             trained.append((models.reward, models.reward.value))
         numbers = sum(shape.lora(lora.rank, lora.target_modules) if lora.rank else whole for shape, whole in trained)
