@@ -11,6 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+SHORT = 0.6  # of the longest sequence of a group
+FEWEST = 8  # a group of fewer is not ended early: a forward pass has costs of its own
+
 
 def pad(sequences: Sequence[Sequence[int]], pad_id: int, side: Literal["left", "right"]) -> tuple[Tensor, Tensor]:
     """Token ids of unequal length as one rectangle.
@@ -35,7 +38,11 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int, side: Literal["left", "
 
 
 def length_groups(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Indices in groups of at most `size`, near-equal lengths together, longest group first.
+    """Indices in groups of near-equal lengths, longest group first, for one forward pass each.
+
+    A group holds as many tokens, padding included, as `size` of the longest sequences: `size` of those, more of
+    shorter ones, so that every pass is about as large. It ends early where sequences have become much shorter
+    than its first: one pass more costs less than the padding (measured on a CPU).
 
     Longest first, so that a batch too large for memory fails at the start and not after an hour. Every
     index is in exactly one group; equal lengths keep their order.
@@ -43,4 +50,13 @@ def length_groups(lengths: Sequence[int], size: int) -> list[list[int]]:
     if size < 1:
         raise ValueError(f"want a group size of at least 1, got {size}")
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    budget = size * max(1, max(lengths, default=1))
+    groups: list[list[int]] = []
+    for index in order:
+        longest = max(1, lengths[groups[-1][0]]) if groups else 0
+        is_full = bool(groups) and (len(groups[-1]) + 1) * longest > budget
+        is_short = bool(groups) and len(groups[-1]) >= FEWEST and lengths[index] < SHORT * longest
+        if not groups or is_full or is_short:
+            groups.append([])
+        groups[-1].append(index)
+    return groups

@@ -1,62 +1,111 @@
 """Log-probabilities of given answers under a model.
 
-Shapes: B rows, L tokens of prompt and response, T response tokens, N = B * T, V vocabulary.
+The LM head reads the states before response tokens only, and no float32 copy of the logits is kept.
+
+Shapes: R rows, L tokens of prompt and response, T response positions, N response tokens of all rows, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from rlp_engine.models.inputs import accepts, model_inputs
-from rlp_engine.training.rows import microbatches, pack
+from rlp_engine.training.rows import Rows, microbatches, pack
 
-CHUNK = 8192  # tokens whose logits are held in float32 at a time: 8192 x 32k x 4 bytes = 1 GiB
+CHUNK = 8192  # tokens whose logits exist at a time: in float32, 8192 x 32k x 4 bytes = 1 GiB
+_PLAIN_HEADS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def response_logprobs(
-    model: PreTrainedModel,
-    ids_BL: Tensor,
-    attention_BL: Tensor,
-    response_start: int,
-    temperature: float = 1.0,
-    chunk: int = CHUNK,
-) -> Tensor:
-    """logprobs_BT, float32, nats: log pi(token t | all before it) at the temperature; padding gets 0.
+def response_logprobs(model: PreTrainedModel, rows: Rows, temperature: float = 1.0, chunk: int = CHUNK) -> Tensor:
+    """logprobs_RT, float32, nats: log pi(token t | all before it) at the temperature; padding gets 0.
 
     Args:
-        ids_BL: prompts padded on the left, responses on the right, so that all begin in one column.
-        attention_BL: True = counts. Padding may hold any id.
-        response_start: that column, >= 1; T = L - response_start.
         temperature: divides the logits, as in sampling (METHOD 5.1, step 2).
-        chunk: tokens per float32 log-softmax. With gradients it is computed again in the backward pass
-            instead of being kept.
+        chunk: tokens whose logits are made at a time. Where there are more and gradients are wanted, the backward
+            pass makes them again.
     """
-    length = ids_BL.shape[1]
-    if not 1 <= response_start < length:
-        raise ValueError(
-            f"want 1 <= response_start < {length}, got {response_start}: a token is predicted by one before"
-        )
-    inputs = model_inputs(model, ids_BL, attention_BL)
-    if accepts(type(model), "logits_to_keep"):  # the LM head reads only the positions that predict a response token
-        inputs["logits_to_keep"] = length - response_start + 1
-    logits_BTV = model(**inputs, use_cache=False).logits[:, -(length - response_start + 1) : -1]
-    tokens_BT = ids_BL[:, response_start:]
-    flat_NV, flat_N = logits_BTV.flatten(0, 1), tokens_BT.flatten()
-    parts = []
-    for start in range(0, len(flat_N), chunk):
-        part = (flat_NV[start : start + chunk], flat_N[start : start + chunk], temperature)
-        parts.append(checkpoint(_logprobs, *part, use_reentrant=False) if flat_NV.requires_grad else _logprobs(*part))
-    return torch.where(attention_BL[:, response_start:].bool(), torch.cat(parts).view(tokens_BT.shape), 0.0)
+    inputs = model_inputs(model, rows.ids_RL, rows.attention_RL)
+    if has_plain_head(model):
+        states_N = rows.before_N(model.base_model(**inputs, use_cache=False).last_hidden_state)
+        head: Callable[[Tensor], Tensor] = model.get_output_embeddings()
+    else:
+        if accepts(type(model), "logits_to_keep"):  # spares the prompts that all rows have before their responses
+            inputs["logits_to_keep"] = rows.ids_RL.shape[1] - int(rows.before_RT.min())
+        logits_RLV = model(**inputs, use_cache=False).logits
+        states_N = rows.before_N(logits_RLV, skipped=rows.ids_RL.shape[1] - logits_RLV.shape[1])
+        head = nn.Identity()
+
+    def logprobs(states: Tensor, tokens: Tensor) -> Tensor:
+        return TokenLogprobs.apply(head(states), tokens, temperature)
+
+    tokens_N = rows.tokens_N
+    is_one_part = len(tokens_N) <= chunk
+    parts = [
+        logprobs(*part)
+        if is_one_part or not torch.is_grad_enabled()
+        else checkpoint(logprobs, *part, use_reentrant=False)
+        for part in zip(states_N.split(chunk), tokens_N.split(chunk), strict=True)
+    ]
+    zeros_RT = torch.zeros(rows.live_RT.shape, device=states_N.device)
+    return zeros_RT.masked_scatter(rows.live_RT, torch.cat(parts))
 
 
-def _logprobs(logits_NV: Tensor, token_N: Tensor, temperature: float) -> Tensor:
-    scaled_NV = logits_NV.float() / temperature
-    return scaled_NV.gather(-1, token_N[:, None]).squeeze(-1) - scaled_NV.logsumexp(dim=-1)
+class TokenLogprobs(torch.autograd.Function):
+    """logits (N, V) in any float dtype -> float32 log-softmax(logits / temperature) at one token a row.
+
+    Keeps the logits as they are and N normalisers; the backward pass makes the gradient, softmax less one-hot, from
+    them. Autograd's own way keeps a float32 copy of (N, V) and makes three more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, token_N: Tensor, temperature: float) -> Tensor:
+        scaled_NV = logits_NV.float() if temperature == 1.0 else logits_NV.float() / temperature
+        normaliser_N1 = scaled_NV.logsumexp(dim=-1, keepdim=True)
+        ctx.save_for_backward(logits_NV, token_N, normaliser_N1)
+        ctx.temperature = temperature
+        return (scaled_NV.gather(-1, token_N[:, None]) - normaliser_N1).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        logits_NV, token_N, normaliser_N1 = ctx.saved_tensors
+        gradient_N1 = gradients[0][:, None] / ctx.temperature
+        scaled_NV = logits_NV.float() if ctx.temperature == 1.0 else logits_NV.float() / ctx.temperature
+        result_NV = (scaled_NV - normaliser_N1).exp_().mul_(-gradient_N1)
+        result_NV.scatter_add_(-1, token_N[:, None], gradient_N1)
+        return result_NV.to(logits_NV.dtype), None, None
+
+
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether the model's logits are its output embedding of its last hidden state and nothing else.
+
+    Found by trying, once a model: some soft-cap or scale their logits, and configs name that in many ways.
+    """
+    if model not in _PLAIN_HEADS:
+        _PLAIN_HEADS[model] = _try_plain_head(model)
+    return _PLAIN_HEADS[model]
+
+
+@torch.no_grad()
+def _try_plain_head(model: PreTrainedModel) -> bool:
+    head = model.get_output_embeddings()
+    if head is None or model.base_model is model:
+        return False
+    was_training = model.training
+    model.eval()  # adapters may drop out
+    try:
+        ids_12 = torch.tensor([[0, min(1, head.weight.shape[0] - 1)]], device=head.weight.device)
+        logits = model(input_ids=ids_12, use_cache=False).logits
+        plain = head(model.base_model(input_ids=ids_12, use_cache=False).last_hidden_state)
+    finally:
+        model.train(was_training)
+    return torch.allclose(logits.float(), plain.float(), rtol=1e-6, atol=1e-6)
 
 
 def sequence_logprobs(
@@ -70,8 +119,8 @@ def sequence_logprobs(
     """log pi(response | prompt) of each row at T = 1, nats, in order; no gradient.
 
     Args:
-        rows: sequences per forward pass. Rows of like length go together; the numbers do not depend on it, up to
-            the last bits of a float.
+        rows: sequences per forward pass, of the longest. Rows of like length go together; the numbers do not
+            depend on it, up to the last bits of a float.
     """
     sums = [0.0] * len(response_ids)
     for group in microbatches(range(len(response_ids)), prompt_ids, response_ids, rows):
@@ -82,7 +131,7 @@ def sequence_logprobs(
             device=model.device,
         )
         with torch.no_grad():
-            logprobs_RT = response_logprobs(model, packed.ids_RL, packed.attention_RL, packed.start)
+            logprobs_RT = response_logprobs(model, packed)
         for row, total in zip(group, logprobs_RT.double().sum(-1).tolist(), strict=True):
             sums[row] = total
     return sums

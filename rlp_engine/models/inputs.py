@@ -9,12 +9,18 @@ import torch
 from torch import Tensor, nn
 
 
-def model_inputs(module: nn.Module, ids_BL: Tensor, attention_BL: Tensor) -> dict[str, Tensor]:
+def model_inputs(module: nn.Module, ids_BL: Tensor, attention_BL: Tensor | None) -> dict[str, Tensor]:
     """Keyword arguments for `module`: ids, mask and, where it takes them, positions that skip padding.
 
     Without positions transformers numbers from the first column, padding included, so a model with
     absolute positions would give another answer for the same text padded on the left.
+
+    Args:
+        attention_BL: True = counts. None: all padding is on the right and what the model says there is not
+            read. A causal model then needs neither mask nor positions, and attends by its fastest kernel.
     """
+    if attention_BL is None:
+        return {"input_ids": ids_BL}
     if ids_BL.ndim != 2 or ids_BL.shape != attention_BL.shape:
         raise ValueError(f"want two (B, L) tensors, got {tuple(ids_BL.shape)} and {tuple(attention_BL.shape)}")
     inputs = {"input_ids": ids_BL, "attention_mask": attention_BL.long()}

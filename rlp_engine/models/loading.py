@@ -172,7 +172,8 @@ def _set_mean_rows(module: PreTrainedModel, *, new_id: int, old_size: int) -> No
     tables = [module.get_input_embeddings(), module.get_output_embeddings()]
     with torch.no_grad():
         for weight in {id(table.weight): table.weight for table in tables if table is not None}.values():
-            weight[new_id] = weight[:old_size].float().mean(dim=0).to(weight.dtype)
+            # On the CPU always: the same row to the bit on every device, so that `base_digest` knows the base again.
+            weight[new_id] = weight[:old_size].cpu().float().mean(dim=0).to(weight)
 
 
 def _origin(place: str, model: ModelConfig) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from transformers.pytorch_utils import Conv1D
 from rlp_engine.config.schema import LoraConfig
 from rlp_engine.errors import ModelError
 
+ADAPTER = "default"  # peft's name of the adapters that add_lora makes
+
 
 def add_lora(module: nn.Module, lora: LoraConfig, *, seed: int = 0) -> None:
     """Put float32 adapters into the backbone of a policy's model, a reward model or a value model, in place.
@@ -46,7 +48,7 @@ def add_lora(module: nn.Module, lora: LoraConfig, *, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         try:
-            inject_adapter_in_model(config, backbone)
+            inject_adapter_in_model(config, backbone, ADAPTER)
         except ValueError as error:
             raise ModelError(
                 "the adapters found no layer to sit in",

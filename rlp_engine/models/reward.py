@@ -21,6 +21,7 @@ from rlp_engine.errors import ModelError
 from rlp_engine.models.export import save_module
 from rlp_engine.models.inputs import last_live_index, model_inputs, position_limit
 from rlp_engine.models.loading import ensure_pad_token, hidden_size, load_config, load_module, load_tokenizer
+from rlp_engine.models.pairs import can_pack, is_worth_packing, pack_pairs, pair_length, pair_states
 
 HEAD = "score"  # the attribute that decoder sequence classifiers of transformers keep their head in
 
@@ -54,17 +55,35 @@ class RewardModel(nn.Module):
         Equals the logits of plain transformers up to rounding (theirs are in the model's dtype, ours in
         float32): v is the last layer's state after the final norm.
         """
-        inputs = model_inputs(self.backbone, ids_BL, attention_BL)
-        hidden_BLD = self.backbone(**inputs, use_cache=False).last_hidden_state
         last_B = last_live_index(attention_BL)
-        hidden_BD = hidden_BLD[torch.arange(len(last_B), device=last_B.device), last_B].float()
+        is_right_padded = bool((attention_BL.sum(dim=-1) == last_B + 1).all())
+        inputs = model_inputs(self.backbone, ids_BL, None if is_right_padded else attention_BL)
+        hidden_BLD = self.backbone(**inputs, use_cache=False).last_hidden_state
+        return self._output(hidden_BLD[torch.arange(len(last_B), device=last_B.device), last_B])
+
+    def forward_pairs(self, first: Sequence[Sequence[int]], second: Sequence[Sequence[int]]) -> RewardOutput:
+        """Rewards (2P,) and hidden states (2P, D) of the first sequences, then of the second ones, in one pass.
+
+        What the two sequences of a pair begin with is read once where that spares work (models/pairs.py).
+        """
+        device = next(self.model.parameters()).device
+        pad_id = self.tokenizer.pad_token_id
+        longest = max(pair_length(*pair) for pair in zip(first, second, strict=True))
+        if is_worth_packing(first, second) and can_pack(self.backbone, longest):
+            rows = pack_pairs(first, second, pad_id, self.backbone.dtype).to(device)
+            return self._output(pair_states(self.backbone, rows))
+        ids_BL, attention_BL = pad([*first, *second], pad_id, "right")
+        return self(ids_BL.to(device), attention_BL.to(device))
+
+    def _output(self, states_BD: Tensor) -> RewardOutput:
+        hidden_BD = states_BD.float()
         bias = None if self.head.bias is None else self.head.bias.float()
         return RewardOutput(F.linear(hidden_BD, self.head.weight.float(), bias).squeeze(-1), hidden_BD)
 
     def embed(self, sequences: Sequence[Sequence[int]], *, microbatch: int) -> RewardOutput:
         """Rewards (N,) and hidden states (N, D) of token id sequences, on the CPU, in their order; no gradient.
 
-        Sorted by length inside, so that a microbatch holds little padding.
+        Grouped by length inside; `microbatch` counts the longest (`data/batching.length_groups`).
 
         Raises:
             ModelError: if a sequence is longer than the model's positions.
@@ -103,7 +122,7 @@ class ResponseScorer:
 
     reward_model: RewardModel
     template: PromptTemplate  # made with reward_model.tokenizer
-    microbatch: int  # texts per forward pass
+    microbatch: int  # texts per forward pass, of the longest
     max_length: int  # tokens of prompt and response, cut on the right
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[list[int]]:

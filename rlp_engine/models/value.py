@@ -24,8 +24,11 @@ class ValueModel(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, ids_BL: Tensor, attention_BL: Tensor) -> Tensor:
-        """values_BL, float32: the value of the state that ends in each token. Padding holds any number."""
+    def forward(self, ids_BL: Tensor, attention_BL: Tensor | None) -> Tensor:
+        """values_BL, float32: the value of the state that ends in each token. Padding holds any number.
+
+        `attention_BL` as in `model_inputs`.
+        """
         inputs = model_inputs(self.backbone, ids_BL, attention_BL)
         hidden_BLD = self.backbone(**inputs, use_cache=False).last_hidden_state
         return F.linear(hidden_BLD.float(), self.head.weight.float(), self.head.bias.float()).squeeze(-1)

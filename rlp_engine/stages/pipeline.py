@@ -151,11 +151,16 @@ def _train_rm(config: RunConfig) -> StageSpec:
     return StageSpec(
         name="train-rm",
         kind="train-rm",
-        version=1,
+        version=_reward_version(config),
         inputs=(_reward_init(config), StageInput("pairs", stage="collect", path="pairs.jsonl")),
         sections=(*_TRAINING, "train_rm"),
         function="rlp_engine.stages.train_rm:run",
     )
+
+
+def _reward_version(config: RunConfig) -> int:
+    """Of train-rm and refine-rm: since version 2 they leave an adapter/ folder too, which full training has not."""
+    return 2 if config.model.lora.rank else 1
 
 
 def _reward_init(config: RunConfig) -> StageInput:
@@ -199,6 +204,7 @@ def _ppo(
     inputs = (
         sft_policy(config),
         StageInput("reward_model", stage=reward, path="model"),
+        *((StageInput("reward_adapter", stage=reward, path="adapter"),) if config.model.lora.rank else ()),
         _rows("unlabeled"),
     )
     sections = (*_TRAINING, "generation", "ppo", "train_rm")
@@ -319,7 +325,7 @@ def _refine_rm(
     return StageSpec(
         name=f"{branch}/refine-rm",
         kind="refine-rm",
-        version=1,
+        version=_reward_version(config),
         inputs=inputs,
         sections=(*_TRAINING, "train_rm", *_REFINING, *(("refine_rm.multi_view",) if method in MULTI_VIEW else ())),
         function="rlp_engine.stages.refine_rm:run",

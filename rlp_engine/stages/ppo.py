@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from rlp_engine.config.schema import PpoConfig
 from rlp_engine.data.records import Prompt
@@ -21,14 +20,14 @@ from rlp_engine.data.rows import read_prompts
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import DataError
 from rlp_engine.models.lora import add_lora
-from rlp_engine.models.policy import Policy, load_policy, same_token_ids, save_policy
-from rlp_engine.models.reward import ResponseScorer, load_reward
-from rlp_engine.models.value import ValueModel, load_value
+from rlp_engine.models.policy import Policy, load_policy, save_policy
+from rlp_engine.models.reward import ResponseScorer
 from rlp_engine.randomness import permutation, torch_seed
 from rlp_engine.run.atomic import committed_dir, write_json
 from rlp_engine.stages.answering import answerer, short_enough
 from rlp_engine.stages.common import prepare_device, scorer_of, train
 from rlp_engine.stages.judging import build_judge
+from rlp_engine.stages.ppo_models import ppo_models
 from rlp_engine.stages.spec import StageContext
 from rlp_engine.training.ppo import PpoTask
 
@@ -43,25 +42,19 @@ def run(context: StageContext) -> dict[str, Any]:
     template = PromptTemplate(config.model.template, policy.tokenizer)
     prompts = list(read_prompts(context.inputs["unlabeled"]))
     prompts = short_enough(context, prompts, template, config.generation.max_prompt_tokens)
-    reward_model = load_reward(context.inputs["reward_model"], config.model, device=device)
+    models = ppo_models(context, policy, device)
     scorer = scorer_of(
         context,
-        reward_model,
+        models.reward_model,
         microbatch=config.train_rm.score_microbatch,
         max_length=config.train_rm.max_length,
     )
     mean, std = reward_scale(context, policy, template, scorer, prompts)
-
-    reference = None  # adapters off
-    if config.model.lora.rank:
-        add_lora(policy.model, config.model.lora, seed=torch_seed(*seed_parts, "policy-lora"))
-    else:
-        reference = load_policy(context.inputs["sft_policy"], config.model, device=device).model
-    value_source = value_model_source(context, policy, reward_model.tokenizer)
+    add_lora(policy.model, config.model.lora, seed=torch_seed(*seed_parts, "policy-lora"))
     task = PpoTask(
         policy,
-        reference=reference,
-        value_model=value_model(context, value_source, device),
+        reference=models.reference,
+        value_model=models.value_model,
         scorer=scorer,
         template=template,
         prompts=prompts,
@@ -76,7 +69,9 @@ def run(context: StageContext) -> dict[str, Any]:
         context, task, after_step=lambda step: save_candidate(context, policy, step) if step in candidates else None
     )
     summary = {name: metrics[name] for name in ("reward", "kl", "length", "eos_share") if name in metrics}
-    summary["value_model_from"] = value_source
+    summary["value_model_from"] = models.value_source
+    if config.model.lora.rank:
+        summary["one_base_in_memory"] = models.one_base
     if config.ppo.select == "last":
         save_policy(policy, context.out / "model")
         return {"steps": task.total_steps, **summary}
@@ -119,23 +114,6 @@ def reward_scale(
         write_json(path, scale)
     scale = json.loads(path.read_text())
     return scale["mean"], scale["std"]
-
-
-def value_model_source(context: StageContext, policy: Policy, reward_tokenizer: PreTrainedTokenizerBase) -> str:
-    """The input whose backbone the value model starts from: the reward model, or the policy when the tokenizers
-    differ (METHOD 7.42)."""
-    if same_token_ids(policy.tokenizer, reward_tokenizer):
-        return "reward_model"
-    context.reporter.line(
-        f"{context.spec.name}: the reward model has another tokenizer, so the value model starts from the policy"
-    )
-    return "sft_policy"
-
-
-def value_model(context: StageContext, source: str, device: torch.device) -> ValueModel:
-    value = load_value(context.inputs[source], context.config.model, device=device)
-    add_lora(value, context.config.model.lora, seed=torch_seed(context.config.seed, "value-lora"))
-    return value
 
 
 def candidate_steps(context: StageContext) -> set[int]:

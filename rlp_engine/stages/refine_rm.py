@@ -6,7 +6,7 @@
 D alone with as many optimizer steps as the method it is compared with. Every branch of a round uses the
 same seed, another one than train-rm's: what differs between branches is what they learn from.
 
-Outputs: model/.
+Outputs: model/, and with LoRA adapter/, as train-rm.
 """
 
 from __future__ import annotations

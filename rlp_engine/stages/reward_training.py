@@ -13,6 +13,7 @@ from rlp_engine.errors import DataError
 from rlp_engine.methods.bradley_terry import pair_accuracy
 from rlp_engine.models.lora import add_lora
 from rlp_engine.models.reward import RewardModel, load_reward, save_reward
+from rlp_engine.models.shared_base import save_reward_adapter
 from rlp_engine.randomness import KeyPart, permutation, torch_seed
 from rlp_engine.stages.common import scorer_of
 from rlp_engine.stages.spec import StageContext
@@ -63,8 +64,11 @@ def new_reward_model(context: StageContext, device: torch.device, key: tuple[Key
 def save_and_check(
     context: StageContext, reward_model: RewardModel, held_out: Sequence[PreferencePair]
 ) -> dict[str, Any]:
-    """Save the model, and its accuracy and mean margin on the held-out pairs."""
+    """Save the model, and its adapters alone for PPO; accuracy and mean margin on the held-out pairs."""
     save_reward(reward_model, context.out / "model")
+    lora = context.config.model.lora
+    if lora.rank:
+        save_reward_adapter(reward_model, lora, context.out / "adapter")
     if not held_out:
         return {"held_out_pairs": 0}
     config = context.config.train_rm

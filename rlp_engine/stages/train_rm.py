@@ -1,6 +1,7 @@
 """Preferences D -> reward model r, by Bradley-Terry from the SFT policy (Algorithm 1, line 2; METHOD 4).
 
-Outputs: model/ (AutoModelForSequenceClassification with one label and its tokenizer; adapters merged).
+Outputs: model/ (AutoModelForSequenceClassification with one label and its tokenizer; adapters merged); with LoRA
+adapter/ (the adapters and the head alone, for PPO's one copy of the base: models/shared_base.py).
 """
 
 from __future__ import annotations

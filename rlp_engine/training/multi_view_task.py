@@ -34,7 +34,7 @@ from rlp_engine.randomness import KeyPart, normals, torch_seed
 from rlp_engine.training.checkpoint import TaskState
 from rlp_engine.training.optimizer import LossShare, ParameterGroup, Updater
 from rlp_engine.training.order import steps_of
-from rlp_engine.training.pairs import Diagnostics, PairBatches, device_of_module, read
+from rlp_engine.training.pairs import Diagnostics, PairBatches, device_of_module
 from rlp_engine.training.steps import Task
 from rlp_engine.training.views import ViewPair, ViewPairs, numbered
 
@@ -147,9 +147,9 @@ class MultiViewTask(Task):
     def _view_share(
         self, pairs: Sequence[ViewPair], count: int, beta: float, is_warmup: bool, diagnostics: Diagnostics
     ) -> Tensor:
-        sequences = [pair.views[0] for pair in pairs] + [pair.views[1] for pair in pairs]
+        first, second = ([pair.views[view] for pair in pairs] for view in (0, 1))
         with torch.set_grad_enabled(not is_warmup):  # the warm-up's v is detached
-            v1_BD, v2_BD = read(self.reward_model, sequences)[1].split(len(pairs))
+            v1_BD, v2_BD = self.reward_model.forward_pairs(first, second).hidden_BD.split(len(pairs))
         noise1_BK, noise2_BK = (self._noise(pairs, view).to(v1_BD.device) for view in (0, 1))
         loss, found = multi_view_loss(
             self.kind,

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from rlp_engine.config.schema import RewardTrainingConfig
-from rlp_engine.data.batching import pad
+from rlp_engine.data.batching import length_groups
 from rlp_engine.data.records import PreferencePair
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import DataError
 from rlp_engine.methods.bradley_terry import bradley_terry_loss, pair_accuracy
+from rlp_engine.models.pairs import pair_length
 from rlp_engine.models.reward import RewardModel
 from rlp_engine.randomness import KeyPart
 from rlp_engine.training.checkpoint import TaskState
@@ -68,15 +69,17 @@ class PairBatches:
     def loss_shares(self, rows: Sequence[int], diagnostics: Diagnostics) -> Iterator[LossShare]:
         """Callables that sum to the weighted mean loss of these pairs; each adds its diagnostics when it is called."""
         total_weight = sum(self._weights[row] for row in rows)
-        ordered = sorted(rows, key=lambda row: (-max(len(self._chosen[row]), len(self._rejected[row])), row))
-        for first in range(0, len(ordered), self.config.microbatch):
-            members = ordered[first : first + self.config.microbatch]
-            yield partial(self._share, members, total_weight, len(rows), diagnostics)
+        rows = sorted(rows)
+        lengths = [pair_length(self._chosen[row], self._rejected[row]) for row in rows]
+        for group in length_groups(lengths, self.config.microbatch):
+            yield partial(self._share, [rows[i] for i in group], total_weight, len(rows), diagnostics)
 
     def _share(self, rows: Sequence[int], total_weight: float, count: int, diagnostics: Diagnostics) -> Tensor:
         """Chosen and rejected go through the model together, so that one forward pass serves a microbatch."""
-        sequences = [self._chosen[row] for row in rows] + [self._rejected[row] for row in rows]
-        chosen_P, rejected_P = read(self.reward_model, sequences)[0].split(len(rows))
+        output = self.reward_model.forward_pairs(
+            [self._chosen[row] for row in rows], [self._rejected[row] for row in rows]
+        )
+        chosen_P, rejected_P = output.rewards_B.split(len(rows))
         weight_P = torch.tensor([self._weights[row] for row in rows], device=chosen_P.device)
         with torch.no_grad():
             share = len(rows) / count
@@ -128,14 +131,6 @@ class PairsTask(Task):
 
     def restore(self, state: TaskState) -> None:
         self._updater.restore(state.tensors)
-
-
-def read(reward_model: RewardModel, sequences: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-    """Rewards (N,) and hidden states (N, D) of token id sequences, with gradients."""
-    ids_NL, attention_NL = pad(sequences, reward_model.tokenizer.pad_token_id, "right")
-    device = device_of_module(reward_model)
-    output = reward_model(ids_NL.to(device), attention_NL.to(device))
-    return output.rewards_B, output.hidden_BD
 
 
 def device_of_module(module: torch.nn.Module) -> torch.device:

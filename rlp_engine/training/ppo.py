@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from rlp_engine.training.experience import Experience, Rollout, experience_of
 from rlp_engine.training.health import PpoAlarms, check_tensors
 from rlp_engine.training.optimizer import LossShare, ParameterGroup, Updater
 from rlp_engine.training.rollout import Collector, Scorer
-from rlp_engine.training.rows import microbatches
+from rlp_engine.training.rows import Rows, microbatches
 from rlp_engine.training.steps import Task
 
 Diagnostics = dict[str, list[Tensor]]
@@ -120,45 +120,53 @@ class PpoTask(Task):
         return [order[first : first + size] for first in range(0, len(order), size)]
 
     def loss_shares(self, experience: Experience, rows: Sequence[int], diagnostics: Diagnostics) -> Iterator[LossShare]:
-        """Callables that sum to the loss of the minibatch `rows`; each adds its diagnostics when it is called."""
+        """Callables that sum to the loss of the minibatch `rows`; each adds its diagnostics when it is called.
+
+        Policy and value model have shares of their own, one after the other: no parameter is trained by both,
+        and the activations of only one of them are held at a time.
+        """
         rollout = experience.rollout
         denominator = num_counted(rollout.is_live_BT[list(rows)], self.config.mask_padding)
         for members in microbatches(rows, rollout.prompt_ids, rollout.response_ids, self.config.microbatch):
-            yield partial(self._share, experience, members, denominator, diagnostics)
+            packed = self.collector.pack(
+                [rollout.prompt_ids[row] for row in members], [rollout.response_ids[row] for row in members]
+            )
+            for share in (self._policy_share, self._value_share):
+                yield partial(share, experience, members, packed, denominator, diagnostics)
 
-    def _share(self, experience: Experience, rows: list[int], denominator: int, diagnostics: Diagnostics) -> Tensor:
-        config, rollout = self.config, experience.rollout
-        packed = self.collector.pack(
-            [rollout.prompt_ids[row] for row in rows], [rollout.response_ids[row] for row in rows]
-        )
-        width = packed.ids_RL.shape[1] - packed.start
-
-        def of_rows(values_BT: Tensor) -> Tensor:
-            return values_BT[rows, :width]
-
-        live_RT = of_rows(rollout.is_live_BT)
-        policy_share, of_policy = policy_loss(
-            self.collector.policy_logprobs(packed),
-            of_rows(rollout.logprobs_BT),
-            of_rows(experience.advantages_BT),
-            live_RT,
-            clip_ratio=config.clip_ratio,
+    def _policy_share(
+        self, experience: Experience, rows: list[int], packed: Rows, denominator: int, diagnostics: Diagnostics
+    ) -> Tensor:
+        logprobs_RT = self.collector.policy_logprobs(packed)
+        width = logprobs_RT.shape[1]
+        loss, found = policy_loss(
+            logprobs_RT,
+            experience.rollout.logprobs_BT[rows, :width],
+            experience.advantages_BT[rows, :width],
+            experience.rollout.is_live_BT[rows, :width],
+            clip_ratio=self.config.clip_ratio,
             denominator=denominator,
-            mask_padding=config.mask_padding,
+            mask_padding=self.config.mask_padding,
         )
-        value_share, of_value = value_loss(
-            self.collector.values(packed),
-            of_rows(rollout.values_BT),
-            of_rows(experience.returns_BT),
-            live_RT,
-            clip_value=config.clip_value,
+        _note(diagnostics, {"policy_loss": loss.detach(), **found})
+        return loss
+
+    def _value_share(
+        self, experience: Experience, rows: list[int], packed: Rows, denominator: int, diagnostics: Diagnostics
+    ) -> Tensor:
+        values_RT = self.collector.values(packed)
+        width = values_RT.shape[1]
+        loss, found = value_loss(
+            values_RT,
+            experience.rollout.values_BT[rows, :width],
+            experience.returns_BT[rows, :width],
+            experience.rollout.is_live_BT[rows, :width],
+            clip_value=self.config.clip_value,
             denominator=denominator,
-            mask_padding=config.mask_padding,
+            mask_padding=self.config.mask_padding,
         )
-        own = {"policy_loss": policy_share.detach(), "value_loss": value_share.detach(), **of_policy, **of_value}
-        for name, value in own.items():
-            diagnostics[name].append(value)
-        return policy_share + config.value_coefficient * value_share
+        _note(diagnostics, {"value_loss": loss.detach(), **found})
+        return self.config.value_coefficient * loss
 
     def samples(self) -> list[dict[str, Any]]:
         if self._last is None:
@@ -198,6 +206,11 @@ class PpoTask(Task):
         self._updater.restore(state.tensors)
         self.kl_coefficient = state.values["kl_coefficient"]
         self._alarms.restore(state.values["alarms"])
+
+
+def _note(diagnostics: Diagnostics, found: Mapping[str, Tensor]) -> None:
+    for name, value in found.items():
+        diagnostics[name].append(value)
 
 
 def _combined(diagnostics: Diagnostics) -> dict[str, float]:

@@ -141,20 +141,20 @@ class Collector:
 
     def pack(self, prompt_ids: Sequence[list[int]], response_ids: Sequence[list[int]]) -> Rows:
         """Rows for a forward pass; with padded losses every row has room for all T positions."""
-        width = 1 if self.config.mask_padding else self.generation.max_new_tokens
+        width = None if self.config.mask_padding else self.generation.max_new_tokens
         return pack(prompt_ids, response_ids, pad_id=self.pad_id, device=self.device, response_width=width)
 
     def policy_logprobs(self, rows: Rows) -> Tensor:
         """(R, T) log-probabilities of the response tokens under the policy, at the sampling temperature."""
-        return response_logprobs(self.policy.model, *rows, temperature=self.config.temperature)
+        return response_logprobs(self.policy.model, rows, temperature=self.config.temperature)
 
     def reference_logprobs(self, rows: Rows) -> Tensor:
         """(R, T) of the reference."""
         if self.reference is not None:
-            return response_logprobs(self.reference, *rows, temperature=self.config.temperature)
+            return response_logprobs(self.reference, rows, temperature=self.config.temperature)
         with adapters_off(self.policy.model):
             return self.policy_logprobs(rows)
 
     def values(self, rows: Rows) -> Tensor:
         """(R, T) values of the states before each response token."""
-        return self.value_model(rows.ids_RL, rows.attention_RL)[:, rows.start - 1 : -1]
+        return self.value_model(rows.ids_RL, rows.attention_RL).gather(1, rows.before_RT)

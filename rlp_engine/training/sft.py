@@ -1,6 +1,6 @@
 """Supervised fine-tuning: token-mean negative log-likelihood of the response tokens (METHOD 4.4, 4.5).
 
-The rows of a microbatch are padded, and the padding has log-probability 0.
+The rows of a microbatch are padded on the right, and the padding has log-probability 0.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class SftTask(Task):
             pad_id=self.policy.tokenizer.pad_token_id,
             device=self.policy.model.device,
         )
-        return -response_logprobs(self.policy.model, *packed).sum() / num_tokens
+        return -response_logprobs(self.policy.model, packed).sum() / num_tokens
 
     def state(self) -> TaskState:
         return TaskState(self._updater.tensors())

@@ -29,16 +29,22 @@ def test_nothing_to_pad_is_refused(sequences):
         pad(sequences, pad_id=0, side="left")
 
 
-def test_groups_hold_near_lengths_longest_first():
-    assert length_groups([3, 9, 1, 9, 4], 2) == [[1, 3], [4, 0], [2]]
+def test_a_group_holds_as_many_tokens_as_so_many_of_the_longest():
+    assert length_groups([3, 9, 1, 9, 4], 2) == [[1, 3], [4, 0, 2]]  # 18 tokens; 3 x 4 in the second
+    assert length_groups([4, 4, 4, 4], 3) == [[0, 1, 2], [3]]
+
+
+def test_a_group_ends_where_sequences_become_much_shorter():
+    assert length_groups([40] * 8 + [3] * 8, 64) == [list(range(8)), list(range(8, 16))]
+    assert len(length_groups([40] * 8 + [30] * 8, 64)) == 1
 
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 7))
 @settings(max_examples=50, deadline=None)
-def test_groups_hold_every_index_once(lengths, size):
+def test_groups_hold_every_index_once_within_the_budget(lengths, size):
     groups = length_groups(lengths, size)
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
-    assert all(0 < len(group) <= size for group in groups)
+    assert all(len(group) * max(lengths[i] for i in group) <= size * max(lengths) for group in groups)
 
 
 def test_a_group_of_none_is_refused():

@@ -78,6 +78,16 @@ def test_saved_models_are_merged_and_load_in_plain_transformers(adapter_run: Pat
     )
 
 
+def test_every_policy_was_trained_beside_its_reward_and_value_model_on_one_base(adapter_run: Path):
+    made = outputs(adapter_run)
+    policies = [stage for stage in made if stage.endswith("ppo")]
+    assert len(policies) == 1 + 2 * 3
+    for stage in policies:
+        assert recorded(adapter_run, stage)["summary"]["one_base_in_memory"] is True
+        reward = recorded(adapter_run, stage)["inputs"]["reward_adapter"]["stage"]
+        assert {"adapter/adapter.safetensors", "adapter/adapter.json"} <= made[reward].keys()
+
+
 @pytest.mark.parametrize("stage", ["train-rm", "round-1/uml/refine-rm", "round-2/spg/refine-rm", "ppo"])
 def test_training_moves_linear_layers_by_the_rank_of_the_adapters(adapter_run: Path, stage: str):
     before, after = weights(adapter_run, "sft"), weights(adapter_run, stage)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from rlp_engine.data.batching import pad
 from rlp_engine.generation.logprobs import response_logprobs
 from rlp_engine.generation.native import Request, Sampling, generate
+from rlp_engine.training.rows import pack
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,8 +21,8 @@ def test_a_gpu_draws_the_tokens_that_a_cpu_draws(model, prompts):
 
 
 def test_a_gpu_gives_the_logprobs_that_a_cpu_gives(model, prompts):
-    ids, attention = pad(prompts, 0, "left")
+    responses = [[4, 5, 1]] * len(prompts)
     with torch.no_grad():
-        on_cpu = response_logprobs(model, ids, attention, 5)
-        on_gpu = response_logprobs(model.cuda(), ids.cuda(), attention.cuda(), 5)
+        on_cpu = response_logprobs(model, pack(prompts, responses, pad_id=0, device=torch.device("cpu")))
+        on_gpu = response_logprobs(model.cuda(), pack(prompts, responses, pad_id=0, device=torch.device("cuda")))
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=0, atol=1e-3)

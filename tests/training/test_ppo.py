@@ -3,14 +3,18 @@ from collections import Counter, defaultdict
 
 import pytest
 import torch
-from training.tiny_tasks import GENERATION, MODEL, PROMPTS, ppo_task, template_of
+from training.tiny_tasks import GENERATION, MODEL, PROMPTS, ppo_task, reward_of, template_of
 
 from rlp_engine.config.schema import LoraConfig
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import DataError, HealthError
+from rlp_engine.models.loading import load_config
+from rlp_engine.models.lora import add_lora
 from rlp_engine.models.policy import load_policy, save_policy
-from rlp_engine.models.reward import ResponseScorer, load_reward
+from rlp_engine.models.reward import ResponseScorer, load_reward, save_reward
 from rlp_engine.models.scratch import build_scratch
+from rlp_engine.models.shared_base import load_reward_adapter, reward_on_base, save_reward_adapter, value_on_base
+from rlp_engine.models.value import load_value
 from rlp_engine.training.experience import experience_of
 
 ALPACAFARM = {"mask_padding": False, "kl_estimator": "clamped", "whiten_rewards": "keep-mean"}
@@ -152,6 +156,48 @@ def test_with_adapters_the_reference_is_the_policy_without_them(folder):
     trained = {name for name in task.state().tensors if name.startswith("weight/policy")}
     assert trained
     assert all(".lora_" in name for name in trained)
+
+
+def ppo_with_adapters(folder, trained, on_one_base):
+    """Adapters on a trained reward model's base, or beside the merged reward model."""
+    lora = LoraConfig(rank=2, alpha=16.0)
+    model = MODEL.model_copy(update={"gradient_checkpointing": on_one_base})
+    policy = load_policy(folder, model)
+    if on_one_base:
+        adapter, config = load_reward_adapter(trained / "adapter"), load_config(trained / "model", model)
+        reward_model = reward_on_base(policy.model.base_model, adapter, config, policy.tokenizer)
+        value_model = value_on_base(policy.model.base_model, reward_model, lora, seed=2)
+    else:
+        reward_model, value_model = load_reward(trained / "model", model), load_value(trained / "model", model)
+        add_lora(value_model, lora, seed=2)
+    add_lora(policy.model, lora, seed=1)
+    scorer = ResponseScorer(reward_model, template_of(reward_model), microbatch=8, max_length=64)
+    return ppo_task(folder, scorer=scorer, policy=policy, value_model=value_model, steps=3)
+
+
+def test_on_one_base_ppo_learns_what_it_learns_with_a_copy_for_each_role(folder, tmp_path):
+    reward_model, lora = reward_of(folder), LoraConfig(rank=2, alpha=16.0)
+    add_lora(reward_model, lora, seed=3)
+    with torch.no_grad():
+        for name, parameter in reward_model.named_parameters():
+            parameter.add_(0.1 if ".lora_B" in name else 0.0)
+    save_reward(reward_model, tmp_path / "model")
+    save_reward_adapter(reward_model, lora, tmp_path / "adapter")
+    shared, separate = (ppo_with_adapters(folder, tmp_path, on_one_base) for on_one_base in (True, False))
+    for step in (1, 2):
+        found, expected = shared.step(step), separate.step(step)
+        for name in ("score", "kl", "policy_loss", "value_loss", "loss", "grad_norm"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-5), name
+    found, expected = shared.collector.collect(3), separate.collector.collect(3)
+    assert found.response_ids == expected.response_ids
+    for name in ("scores_B", "logprobs_BT", "reference_logprobs_BT", "values_BT"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-5)
+    assert found.values_BT.abs().max() > 1e-3
+    assert (found.logprobs_BT - found.reference_logprobs_BT).abs().max() > 1e-3
+    tensors, others = shared.state().tensors, separate.state().tensors
+    assert tensors.keys() == others.keys()
+    for name in tensors:
+        torch.testing.assert_close(tensors[name], others[name], rtol=1e-4, atol=1e-5)
 
 
 def test_the_reward_model_reads_text_with_its_own_tokenizer(folder, tmp_path):

@@ -110,9 +110,12 @@ def multi_view_task(folder: Path, kind="uml", answers=ANSWERS, epochs=2, view_pa
     return MultiViewTask(reward_model, template, PAIRS, pairs, config, kind=kind, seed_parts=seed_parts, max_length=64)
 
 
-def ppo_task(folder: Path, scorer=None, lora=None, reward_mean=0.0, reward_std=1.0, **changes) -> PpoTask:
-    policy = load_policy(folder, MODEL)
-    reference = None if lora else load_policy(folder, MODEL).model
+def ppo_task(
+    folder: Path, scorer=None, lora=None, policy=None, value_model=None, reward_mean=0.0, reward_std=1.0, **changes
+) -> PpoTask:
+    """`policy` and `value_model` that have their adapters, or tiny ones; with `lora` only the policy has some."""
+    reference = None if lora or policy else load_policy(folder, MODEL).model
+    policy = policy or load_policy(folder, MODEL)
     if lora:
         add_lora(policy.model, lora)
     reward_model = reward_of(folder)
@@ -120,7 +123,7 @@ def ppo_task(folder: Path, scorer=None, lora=None, reward_mean=0.0, reward_std=1
     return PpoTask(
         policy,
         reference=reference,
-        value_model=load_value(folder, MODEL),
+        value_model=value_model or load_value(folder, MODEL),
         scorer=scorer or ResponseScorer(reward_model, template_of(reward_model), microbatch=8, max_length=64),
         template=template_of(policy),
         prompts=PROMPTS,
