@@ -29,7 +29,7 @@ from rlp_engine.models.scratch import build_tokenizer
 from rlp_engine.randomness import uniforms
 
 RESULTS = Path(__file__).parent / "results" / "memory-prediction.jsonl"
-PROMPT, RESPONSE, DATA_ROWS = 52, 64, 96
+PROMPT, RESPONSE, DATA_ROWS = 52, 64, 160
 SIZES = {  # 1.18M and 26.5M parameters
     "tiny": {
         "vocab_size": 2048,
@@ -82,8 +82,8 @@ evaluate = {{ best_of_n = 4, judge.kind = "reward-model", judge.path = "{folder}
 [data]
 demonstrations.path = "{folder}/demonstrations.jsonl"
 preference_instructions.path = "{folder}/prompts.jsonl"
-unlabeled.path = "{folder}/prompts.jsonl"
-test = {{ path = "{folder}/prompts.jsonl", limit = 32 }}
+unlabeled = {{ path = "{folder}/prompts.jsonl", limit = 64 }}
+test = {{ path = "{folder}/prompts.jsonl", limit = 80 }}
 """
 
 

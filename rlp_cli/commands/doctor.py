@@ -37,6 +37,8 @@ def doctor(
     from rlp_engine.stages.pipeline import build_pipeline
 
     named = parse_gpus(gpus) if gpus else None
+    if gpus and named is None:
+        raise typer.BadParameter(f"--gpus takes COUNTxNAME-SIZEG, such as 8xA100-80G or H200-141G, not '{gpus}'")
     resolved = _load(run_dir, preset, sets or [])
     for key, error in resolved.missing.items():
         if key in _LOADED:

@@ -99,6 +99,7 @@ def _train(widths: dict[str, int], *, rows: int, prompt: int, response: int) -> 
     from rlp_engine.doctor.architecture import shape_of
     from rlp_engine.generation.logprobs import response_logprobs
     from rlp_engine.training.optimizer import ParameterGroup, Updater
+    from rlp_engine.training.rows import pack
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -107,10 +108,11 @@ def _train(widths: dict[str, int], *, rows: int, prompt: int, response: int) -> 
     module = LlamaForCausalLM(config).train()
     group = ParameterGroup("toy", {"toy": module})
     updater = Updater([group], OptimizerConfig(), UPDATES, torch.device("cpu"))
-    ids_RL = torch.randint(widths["vocab_size"], (rows, prompt + response))
+    ids = torch.randint(widths["vocab_size"], (rows, prompt + response)).tolist()
+    packed = pack([row[:prompt] for row in ids], [row[prompt:] for row in ids], pad_id=0, device=torch.device("cpu"))
 
     def share() -> torch.Tensor:
-        return -response_logprobs(module, ids_RL, torch.ones_like(ids_RL, dtype=torch.bool), prompt).mean()
+        return -response_logprobs(module, packed).mean()
 
     for index in range(UPDATES):
         updater.update([share, share], index)

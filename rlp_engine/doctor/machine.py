@@ -9,8 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlp_engine.errors import ConfigError
-
 _GPUS = re.compile(r"(?:(\d+)x)?([A-Za-z][\w ]*?)-(\d+)(?:GB?|GiB)")
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -25,19 +23,11 @@ class Gpus:
     is_named: bool  # by --gpus: not looked at
 
 
-def parse_gpus(text: str) -> Gpus:
-    """`8xA100-80G`, `H200-141G`; G is GiB.
-
-    Raises:
-        ConfigError: it is written otherwise.
-    """
+def parse_gpus(text: str) -> Gpus | None:
+    """`8xA100-80G`, `H200-141G`; G is GiB, of one. None: it is written otherwise."""
     found = _GPUS.fullmatch(text.strip())
-    if not found or found[1] == "0" or found[3] == "0":
-        raise ConfigError(
-            f"--gpus '{text}' does not say how many of what size",
-            want="COUNTxNAME-SIZEG, SIZE in GiB of one GPU",
-            mend="for example --gpus 8xA100-80G, or --gpus H200-141G",
-        )
+    if not found or found[1] == "0" or int(found[3]) == 0:
+        return None
     return Gpus(int(found[1] or 1), found[2], int(found[3]) * 2**30, is_named=True)
 
 

@@ -4,8 +4,9 @@ A stage is what it keeps from its first step to its last, and phases, of which t
 are those at the limits of the config (every prompt and answer as long as it may be), so shorter texts take less.
 
 Assumptions about the code that computes, each in one place:
-  `_ppo_models`        who has weights of his own; with LoRA the reference is the policy without its adapters
-  `_ppo` phase `learn` policy's and value model's activations are alive together (one summed loss)
+  `_ppo_models`        who has weights of his own; with LoRA all stand on the policy's base (models/shared_base.py)
+  `_ppo`               policy and value model learn one after the other: their activations are never alive together
+  `_pair_tokens`       two answers to one prompt share its tokens (models/pairs.py)
   `shapes.logprob_held`, `shapes.cache_held`, `shapes.sampling_held`   logits, cache, choosing a token
   `_trained`           float32 gradients and moments; copies of bfloat16 weights that AdamW works on
 """
@@ -134,7 +135,7 @@ class _Account:
         views = refine.multi_view
         numbers = heads_and_critic(self.models.reward.hidden, views.hidden_size, views.latent_size)
         kept = [*kept, Part("heads and critic, trained", numbers * FLOAT32 * (1 + TRAINING_NUMBERS), "training")]
-        tokens = 2 * views.microbatch * self.config.train_rm.max_length
+        tokens = views.microbatch * self._pair_tokens()
         pairs = views.microbatch**2 * views.hidden_size * FLOAT32
         learn = [*self._activations("views", self.models.reward, tokens), self._part("critic", [Tensors.of(4, pairs)])]
         return kept, {**phases, "views": learn}
@@ -144,8 +145,6 @@ class _Account:
         ppo, response = config.ppo, config.generation.max_new_tokens
         policy, value = models.policy, self._value_shape
         tokens = ppo.microbatch * self.length
-        learn = self._training("policy", policy, tokens, ppo.microbatch * response)
-        learn += self._activations("value model", value, tokens)
         many = FORWARD_FACTOR * ppo.microbatch
         read = self._part("activations", shapes.forward_held(policy, many * self.length, self.width))
         logits = shapes.logprob_held(policy, many * response, self.width, gradients=False)
@@ -155,15 +154,22 @@ class _Account:
             "generate": self._generation(ppo.rollout_batch),
             "read": [read, self._part("logits", logits)],
             "score": [scoring],
-            "learn": learn,
+            "learn, policy": self._training("policy", policy, tokens, ppo.microbatch * response),
+            "learn, value": self._activations("value model", value, tokens),
         }
 
     def _ppo_models(self) -> list[Part]:
-        """Policy, reference, reward and value model, each with weights of its own."""
-        policy, value = self.models.policy, self._value_shape
+        """Policy, reference, reward and value model, each with weights of its own; with LoRA on the policy's base,
+        unless the reward model has another one. The reference then is the policy without its adapters."""
+        policy, reward, value = self.models.policy, self.models.reward, self._value_shape
+        lora = self.config.model.lora
         kept = self._trained("policy", policy, policy.parameters) + self._trained("value model", value, value.value)
-        kept.append(self._weights("reward model", self.models.reward.classifier))
-        if not self.config.model.lora.rank:
+        if lora.rank and reward is policy:
+            adapters = policy.lora(lora.rank, lora.target_modules)
+            kept = [part for part in kept if part.name != "value model: weights"]
+            return [*kept, Part("reward model: adapters", adapters * FLOAT32, "weights")]
+        kept.append(self._weights("reward model", reward.classifier))
+        if not lora.rank:
             kept.append(self._weights("reference", policy.parameters))
         return kept
 
@@ -230,13 +236,20 @@ class _Account:
 
     def _reward_training(self, microbatch: int) -> tuple[list[Part], dict[str, Sequence[Part]]]:
         reward, settings = self.models.reward, self.config.train_rm
-        tokens = 2 * microbatch * settings.max_length  # chosen and rejected go together
-        score = settings.score_microbatch * settings.max_length
+        of_pair = 2 * settings.max_length if self.config.collect.source == "file" else self._pair_tokens()
+        tokens = microbatch * of_pair  # chosen and rejected go together
+        score = settings.score_microbatch * min(self.length, settings.max_length)
         held_out = self._part("activations", shapes.forward_held(reward, score, self.width))
         return self._trained("reward model", reward, reward.classifier), {
             "learn": self._activations("reward model", reward, tokens),
             "score the held-out pairs": [held_out] if settings.held_out else [],
         }
+
+    def _pair_tokens(self) -> int:
+        """Of two sampled answers to a prompt. Pairs of a file may be anything, so they are not reckoned this way."""
+        generation, longest = self.config.generation, self.config.train_rm.max_length
+        prompt = min(generation.max_prompt_tokens, longest)
+        return shapes.pair_tokens(prompt, min(generation.max_new_tokens, longest - prompt))
 
     def _judging(self, who: str, judge: ModelShape | None) -> dict[str, list[Part]]:
         """Its weights first. A gold judge holds nothing."""

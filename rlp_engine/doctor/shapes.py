@@ -16,7 +16,7 @@ from dataclasses import dataclass
 FLOAT32 = 4
 TRAINING_NUMBERS = 3  # per trained number, in float32: its gradient and AdamW's two moments
 LOGPROB_CHUNK = 8192  # rlp_engine/generation/logprobs.py:CHUNK, which imports torch; a test holds them equal
-LOGPROB_COPIES = 3  # of a chunk's float32 logits: scaled, the softmax in the backward pass, and their gradient
+PAIR_WORTH = 0.9  # rlp_engine/models/pairs.py:WORTH, which imports torch; a test holds them equal
 SAMPLING_COPIES = 3  # of the float32 logits of a step: the scaled ones, the probabilities, and what looks for the token
 
 
@@ -105,14 +105,15 @@ def forward_held(shape: ModelShape, tokens: int, width: int) -> list[Tensors]:
 
 
 def logprob_held(shape: ModelShape, tokens: int, width: int, *, gradients: bool) -> list[Tensors]:
-    """Logits of the response tokens, and the float32 copies of one chunk of them.
+    """Logits of one chunk of response tokens in the model's dtype, and float32 numbers of their size: the log-sum-exp's
+    inner result, in the backward pass the gradient. Below float32 also a float32 copy, and the gradient cast back.
 
-    Assumes that the whole (tokens x V) logits exist in the model's dtype, as response_logprobs has them.
+    Assumes response_logprobs: no more than LOGPROB_CHUNK tokens have logits, at temperature 1.
     """
-    logits = Tensors.of(1, tokens * shape.vocabulary * width)
-    chunk = min(tokens, LOGPROB_CHUNK) * shape.vocabulary * FLOAT32
-    copies = Tensors.of(LOGPROB_COPIES if gradients else LOGPROB_COPIES - 1, chunk)
-    return [logits, copies, Tensors(logits.bytes, logits.block)] if gradients else [logits, copies]
+    count = min(tokens, LOGPROB_CHUNK) * shape.vocabulary
+    is_low = width != FLOAT32
+    own = Tensors.of(2 if gradients and is_low else 1, count * width)
+    return [own, Tensors.of(2 if is_low else 1, count * FLOAT32)]
 
 
 def cache_held(shape: ModelShape, rows: int, length: int, width: int) -> list[Tensors]:
@@ -130,6 +131,12 @@ def sampling_held(shape: ModelShape, rows: int, width: int) -> list[Tensors]:
         Tensors.of(1, rows * shape.vocabulary * width),
         Tensors.of(SAMPLING_COPIES, rows * shape.vocabulary * FLOAT32),
     ]
+
+
+def pair_tokens(prompt: int, answer: int) -> int:
+    """Tokens of two answers to one prompt in a reward model's training: the prompt once where that spares enough."""
+    packed, separate = prompt + 2 * answer, 2 * (prompt + answer)
+    return packed if packed < PAIR_WORTH * separate else separate
 
 
 def total(parts: Iterable[Tensors]) -> int:

@@ -1,0 +1,97 @@
+"""What stages hold, added up by hand for a model of 100 parameters."""
+
+from dataclasses import replace
+
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.doctor.libraries import HEAP_LIMIT, Libraries
+from rlp_engine.doctor.machine import Gpus, free_memory, parse_gpus
+from rlp_engine.doctor.memory import Models, heads_and_critic, stages_memory
+from rlp_engine.doctor.shapes import ModelShape
+from rlp_engine.methods.multi_view import Critic, ViewHeads
+from rlp_engine.stages.pipeline import build_pipeline
+
+LAYER = ("layers.0.mlp.up_proj", 4, 6)
+SHAPE = ModelShape(100, 90, 10, 4, 1, 2, 2, 2, 6, True, (LAYER,))
+LIBRARIES = Libraries(light=1, imported=10, training=100, drift=1000, heap_factor=2.0)
+
+
+def of(stage: str, models: Models | None = None, *, on_device: bool = True, **sections):
+    config = RunConfig.model_validate({"data": {"source": "sandbox"}, **sections})
+    found = stages_memory(
+        config, build_pipeline(config), models or Models(SHAPE, SHAPE), LIBRARIES, on_device=on_device
+    )
+    return next(account for account in found if account.stage == stage)
+
+
+def kinds(account) -> tuple[int, int]:
+    return account.of_kind("weights"), account.of_kind("training")
+
+
+def test_full_training_holds_four_numbers_a_parameter():
+    assert kinds(of("sft")) == (400, 1200)
+    # in bfloat16: 2 bytes a weight, 4 of the copy that AdamW works on, gradient and moments in float32
+    assert kinds(of("sft", model={"dtype": "bfloat16"})) == (200 + 400, 1200)
+
+
+def test_ppo_holds_four_models_of_which_two_learn():
+    weights = 4 * (100 + 100 + 94 + 95)  # policy, reference, reward model, value model
+    assert kinds(of("ppo")) == (weights, 3 * 4 * (100 + 95))
+
+
+def test_ppo_with_adapters_holds_one_base():
+    lora = {"lora": {"rank": 2}}
+    adapters = 4 * 2 * (4 + 6)
+    assert kinds(of("ppo", model=lora)) == (400 + 3 * adapters, 2 * 3 * adapters)
+    other = ModelShape(100, 90, 11, 4, 1, 2, 2, 2, 6, True, (LAYER,))  # a reward model on another base
+    assert kinds(of("ppo", Models(SHAPE, other), model=lora)) == (400 + 380 + 376 + 2 * adapters, 2 * 3 * adapters)
+
+
+def test_a_phase_counts_alone():
+    deep = replace(SHAPE, layers=40)
+    few = of("ppo", Models(deep, deep), generation={"rows": 1}, ppo={"microbatch": 64})
+    many = of("ppo", generation={"rows": 512}, ppo={"microbatch": 1}, train_rm={"score_microbatch": 1})
+    assert (few.phase, many.phase) == ("learn, policy", "generate")
+    assert [part.name for part in many.parts if part.kind == "working"] == ["key-value cache", "choosing tokens"]
+    # 512 answers of 492 tokens, two heads of two, keys and values and keys again, float32
+    assert many.parts[-2].bytes == 3 * 512 * 492 * 4 * 4
+
+
+def test_small_blocks_cost_more_on_a_cpu_and_large_ones_do_not():
+    small = {"generation": {"rows": 1}, "sample": {"shard_prompts": 1, "num_per_prompt": 2}}
+    on_gpu, on_cpu = of("round-1/sample", **small), of("round-1/sample", **small, on_device=False)
+    assert on_cpu.of_kind("working") == 2 * on_gpu.of_kind("working") > 0
+    large = {"generation": {"rows": 8192}}
+    block = 5120 * 492 * 4 * 4  # as many rows as a shard has answers
+    assert block >= HEAP_LIMIT
+    assert of("round-1/sample", **large, on_device=False).parts[-2].bytes == 3 * block
+
+
+def test_what_a_process_holds_without_a_model():
+    judged = {"collect": {"annotator": {"kind": "gold"}}}
+    assert of("prepare", **judged).base == 1
+    assert of("round-1/spg/synthesize", synthesize={"equivalence": {"kind": "exact-match"}}).base == 10
+    assert of("sft").base == 100
+    assert of("round-1/embed").base == 1100
+
+
+def test_heads_and_critic_are_those_of_the_method():
+    real = [ViewHeads(4, 8, 3), Critic(3, 3, 8)]
+    assert heads_and_critic(4, 8, 3) == sum(p.numel() for module in real for p in module.parameters())
+
+
+def test_gpus_as_people_write_them():
+    assert parse_gpus("8xA100-80G") == Gpus(8, "A100", 80 * 2**30, is_named=True)
+    assert parse_gpus("H200-141GB") == Gpus(1, "H200", 141 * 2**30, is_named=True)
+    for wrong in ("8", "A100", "8xA100", "0xA100-80G", "8xA100-0G", "8xA100-80M"):
+        assert parse_gpus(wrong) is None, wrong
+
+
+def test_a_container_may_have_less_memory_than_its_machine(tmp_path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 900 kB\nMemAvailable: 700 kB\n")
+    assert free_memory(meminfo, tmp_path) == 700 * 1024
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(meminfo, tmp_path) == 700 * 1024
+    (tmp_path / "memory.max").write_text("11000\n")
+    assert free_memory(meminfo, tmp_path) == 10_000
