@@ -81,7 +81,8 @@ def _show(output: Output, found: Diagnosis) -> None:
     output.show(f"{_place(found)}: {_free(found.free)}; the run needs {size(found.needed(largest))}")
     output.show(f"disk: {size(found.disk_free)} free; models and checkpoints need about {size(found.disk_needed)}")
     versions = ", ".join(f"{name} {found.versions[name]}" for name in ("python", "torch", "transformers"))
-    output.say(f"{versions}. Sizes at the config's limits: every prompt and answer as long as it may be.", "dim")
+    output.say(f"{versions}; {'' if found.gpus else 'no GPU is used'}".rstrip("; "), "dim")
+    output.say("Sizes at the config's limits: every prompt and answer as long as it may be.", "dim")
 
 
 def _place(found: Diagnosis) -> str:

@@ -69,7 +69,7 @@ def stages_memory(
     config: RunConfig, pipeline: Sequence[StageSpec], models: Models, libraries: Libraries, *, on_device: bool
 ) -> list[StageMemory]:
     """One account a stage of the pipeline, in its order."""
-    account = _Account(config, models, 1.0 if on_device else libraries.heap_factor)
+    account = _Account(config, models, None if on_device else libraries.heap_factor)
     found = []
     for spec in pipeline:
         kept, phases = account.of(spec)
@@ -91,7 +91,8 @@ Phases = Mapping[str, Sequence[Part]]
 class _Account:
     """What the stages of one config keep, and their phases."""
 
-    def __init__(self, config: RunConfig, models: Models, heap_factor: float) -> None:
+    def __init__(self, config: RunConfig, models: Models, heap_factor: float | None) -> None:
+        """`heap_factor`: None where tensors live on an accelerator, whose peak counts what is allocated."""
         self.config, self.models, self._heap_factor = config, models, heap_factor
         self.width = WIDTHS[config.model.dtype]
         self.length = config.generation.max_prompt_tokens + config.generation.max_new_tokens
@@ -114,7 +115,9 @@ class _Account:
         policy, sft = self.models.policy, self.config.sft
         answer = min(sft.max_length, self.config.generation.max_new_tokens)
         learn = self._training("policy", policy, sft.microbatch * sft.max_length, sft.microbatch * answer)
-        return self._trained("policy", policy, policy.parameters), {"learn": learn}
+        return self._trained("policy", policy, policy.parameters), {"learn": learn} | self._backward(
+            "policy", policy.parameters
+        )
 
     def _collect(self) -> tuple[list[Part], Phases]:
         collect = self.config.collect
@@ -156,6 +159,7 @@ class _Account:
             "score": [scoring],
             "learn, policy": self._training("policy", policy, tokens, ppo.microbatch * response),
             "learn, value": self._activations("value model", value, tokens),
+            **self._backward("policy", policy.parameters),
         }
 
     def _ppo_models(self) -> list[Part]:
@@ -191,6 +195,8 @@ class _Account:
         reward, rows = self.models.reward, self.config.embed.microbatch
         tokens = rows * min(self.length, self.config.train_rm.max_length)
         score = [self._part("activations", shapes.forward_held(reward, tokens, self.width))]
+        if self._heap_factor is None:  # drift is measured on the host
+            return [self._weights("reward model", reward.classifier)], {"score": score}
         # the classifier and the covariances of drift.json, in float64, over the vectors of two sides
         vectors = 2 * self.config.embed.drift_samples * reward.hidden * 8
         drift = [Part("vectors of two sides", 2 * vectors), Part("covariances", 4 * 8 * reward.hidden**2)]
@@ -243,6 +249,7 @@ class _Account:
         return self._trained("reward model", reward, reward.classifier), {
             "learn": self._activations("reward model", reward, tokens),
             "score the held-out pairs": [held_out] if settings.held_out else [],
+            **self._backward("reward model", reward.classifier),
         }
 
     def _pair_tokens(self) -> int:
@@ -298,9 +305,16 @@ class _Account:
             Part(f"{who}: AdamW's moments", moments, "training"),
         ]
 
+    def _backward(self, who: str, parameters: int) -> dict[str, Sequence[Part]]:
+        """At the end of a backward pass below float32: its own gradients, before they are added to the float32 ones."""
+        if self.width == FLOAT32 or self.config.model.lora.rank:
+            return {}
+        name = f"{who}: gradients of one pass, {self.config.model.dtype}"
+        return {"end of a backward pass": [Part(name, parameters * self.width, "training")]}
+
     def _part(self, name: str, tensors: Sequence[Tensors]) -> Part:
         """With what the C library keeps beside blocks below its limit."""
-        factor = self._heap_factor
+        factor = self._heap_factor or 1.0
         return Part(name, sum(round(t.bytes * (factor if t.block < HEAP_LIMIT else 1.0)) for t in tensors))
 
 

@@ -60,7 +60,8 @@ class Diagnosis:
 
     @property
     def disk_fits(self) -> bool:
-        return self.disk_needed <= self.disk_free
+        """Named GPUs are in another machine, whose disk nobody sees from here."""
+        return self.disk_needed <= self.disk_free or (self.gpus is not None and self.gpus.is_named)
 
 
 def examine(config: RunConfig, pipeline: Sequence[StageSpec], run_dir: Path | None, gpus: Gpus | None) -> Diagnosis:
@@ -117,7 +118,8 @@ def disk_bytes(config: RunConfig, pipeline: Sequence[StageSpec], models: Models)
 
 
 def savings(config: RunConfig, pipeline: Sequence[StageSpec], models: Models, found: Diagnosis) -> list[Saving]:
-    """Single keys that would lower the stage that needs most, the one that makes no work stale first."""
+    """Single keys that would lower the stage that needs most: those that are enough first, then those that make no
+    finished work stale."""
     stage, now = found.largest, found.needed(found.largest)
     (spec,) = [spec for spec in pipeline if spec.name == stage.stage]
     result = []
@@ -127,7 +129,7 @@ def savings(config: RunConfig, pipeline: Sequence[StageSpec], models: Models, fo
         (other,) = stages_memory(*arguments, on_device=found.gpus is not None)
         if found.needed(other) < now * (1 - ENOUGH):
             result.append(Saving(key, value, found.needed(other)))
-    return result
+    return sorted(result, key=lambda saving: found.free is not None and saving.bytes > found.free)
 
 
 def _ways(config: RunConfig, kind: str) -> list[tuple[str, object]]:

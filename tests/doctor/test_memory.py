@@ -30,7 +30,9 @@ def kinds(account) -> tuple[int, int]:
 def test_full_training_holds_four_numbers_a_parameter():
     assert kinds(of("sft")) == (400, 1200)
     # in bfloat16: 2 bytes a weight, 4 of the copy that AdamW works on, gradient and moments in float32
-    assert kinds(of("sft", model={"dtype": "bfloat16"})) == (200 + 400, 1200)
+    large = replace(SHAPE, parameters=10**6)  # more than its activations: gradients of one pass in bfloat16 too
+    low = of("sft", Models(large, large), model={"dtype": "bfloat16"})
+    assert (low.phase, *kinds(low)) == ("end of a backward pass", 2 * 10**6 + 4 * 10**6, 12 * 10**6 + 2 * 10**6)
 
 
 def test_ppo_holds_four_models_of_which_two_learn():
