@@ -1,26 +1,30 @@
-"""Answers from a causal language model: prefill once a prompt, expand its cache, drop finished rows.
+"""Answers from a causal language model: rows decoded side by side, places of finished ones refilled from a queue.
 
 Built for many answers to one prompt. The randomness of every token is keyed by its request and position,
 so neither the batch nor the order of the requests changes what is drawn, up to ties in the last bits of
-the logits. Shapes: P prompts, R live rows, L cached tokens, T new tokens, V vocabulary.
+the logits. Shapes: N requests, R rows at work, T = max_new_tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from rlp_engine.data.batching import pad
 from rlp_engine.errors import ModelError
+from rlp_engine.generation.decoders import decoder_for
 from rlp_engine.generation.sampling import choose_tokens
-from rlp_engine.models.inputs import accepts, model_inputs, position_limit
+from rlp_engine.models.inputs import position_limit
 from rlp_engine.randomness import KeyPart, uniforms
+
+REFILL_SHARE = 0.5  # of the rows free before others are admitted: prefills of many prompts, few cohorts in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,16 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One answer. `logprob` is the sum over its tokens, in nats, at the temperature and before top_p."""
+    """One answer. `logprobs` are those of its tokens, in nats, at the temperature and before top_p."""
 
     token_ids: list[int]  # the EOS included when there is one
     finish_reason: str  # "stop" (EOS) or "length"
-    logprob: float
+    logprobs: list[float]
+
+    @property
+    def logprob(self) -> float:
+        """Of the whole answer, in nats."""
+        return math.fsum(self.logprobs)
 
 
 class Stop(Protocol):
@@ -74,144 +83,149 @@ def generate(
     Args:
         rows: answers decoded side by side; more is faster until memory ends, and changes nothing else.
         stop: asked between tokens; what it raises ends the call and loses the answers so far.
+        on_progress: told whenever answers are done.
 
     Raises:
         ModelError: if a prompt and `max_new_tokens` do not fit in the model's positions.
     """
     _check_fit(model, requests, settings)
-    completions: list[Completion | None] = [None] * len(requests)
-    done = 0
+    if not requests:
+        return []
     was_training = model.training
     model.eval()
     try:
         # no_grad, not inference_mode: buffers that a model makes here (rotary tables) must work in training later.
         with torch.no_grad():
-            for wave in waves(requests, rows):
-                for index, completion in _decode(model, requests, wave, settings, stop):
-                    completions[index] = completion
-                    done += 1
-                if on_progress is not None:
-                    on_progress(done, len(requests))
+            return _generate(model, requests, settings, min(rows, len(requests)), stop, on_progress)
     finally:
         model.train(was_training)
-    return completions
 
 
-def waves(requests: Sequence[Request], rows: int) -> list[list[list[int]]]:
-    """Request indices as waves of at most `rows`, each a list of groups that share a prompt.
+class Queue:
+    """Requests that wait, in groups that share a prompt, longest prompts first: rows of like length pad little."""
 
-    Groups are sorted by prompt length, so a wave pads little. A group that does not fit in the space
-    left is cut, and its prompt prefilled again in the next wave.
-    """
-    groups: list[list[int]] = []
-    for index, request in enumerate(requests):
-        if groups and list(requests[groups[-1][0]].prompt_ids) == list(request.prompt_ids):
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    groups.sort(key=lambda group: -len(requests[group[0]].prompt_ids))
-    result: list[list[list[int]]] = [[]]
-    space = rows
-    for group in groups:
-        while group:
-            if space == 0:
-                result.append([])
-                space = rows
-            part, group = group[:space], group[space:]
-            result[-1].append(part)
-            space -= len(part)
-    return [wave for wave in result if wave]
+    def __init__(self, requests: Sequence[Request]) -> None:
+        groups: list[list[int]] = []
+        for index, request in enumerate(requests):
+            if groups and list(requests[groups[-1][0]].prompt_ids) == list(request.prompt_ids):
+                groups[-1].append(index)
+            else:
+                groups.append([index])
+        self._groups = deque(sorted(groups, key=lambda group: -len(requests[group[0]].prompt_ids)))
+        self.prompts = len(groups)
 
+    def __bool__(self) -> bool:
+        return bool(self._groups)
 
-@dataclass
-class _Rows:
-    """The live rows of a wave; row r of every field is the same answer."""
-
-    index_R: Tensor  # place in the wave
-    attention_RL: Tensor  # over the cache, True = counts
-    logits_RV: Tensor  # of the next token
-    cache: Any
-
-    def keep(self, kept: Tensor) -> None:
-        """Drop all other rows, from the cache too: finished answers cost nothing."""
-        self.index_R = self.index_R[kept]
-        self.attention_RL = self.attention_RL[kept]
-        self.logits_RV = self.logits_RV[kept]
-        self.cache.reorder_cache(kept)
+    def take(self, space: int) -> list[list[int]]:
+        """Groups of at most `space` request indices in all. What is cut off a group waits, to be prefilled again."""
+        taken: list[list[int]] = []
+        while self._groups and space:
+            group = self._groups.popleft()
+            taken.append(group[:space])
+            if len(group) > space:
+                self._groups.appendleft(group[space:])
+            space -= len(taken[-1])
+        return taken
 
 
-def _decode(
-    model: PreTrainedModel, requests: Sequence[Request], wave: list[list[int]], settings: Sampling, stop: Stop | None
-) -> Iterator[tuple[int, Completion]]:
-    """(request index, completion) of all answers of one wave."""
-    indices = [index for group in wave for index in group]
-    device = next(model.parameters()).device
-    u_RT = np.stack([uniforms(settings.max_new_tokens, *requests[index].key) for index in indices])
-    u_RT = torch.from_numpy(u_RT).to(device)
-    eos = torch.tensor(list(settings.eos_ids), dtype=torch.long, device=device)
-    tokens_RT = torch.full((len(indices), settings.max_new_tokens), settings.pad_id, device=device)
-    lengths_R = torch.full((len(indices),), settings.max_new_tokens, device=device)
-    stopped_R = torch.zeros(len(indices), dtype=torch.bool, device=device)
-    logprobs_R = torch.zeros(len(indices), dtype=torch.float64, device=device)
+class _Answers:
+    """The answers so far, of all requests; row r at work is request index_R[r] at its token step_R[r]."""
 
-    live = _prefill(model, [requests[group[0]].prompt_ids for group in wave], [len(group) for group in wave], settings)
-    for step in range(settings.max_new_tokens):
+    def __init__(self, requests: Sequence[Request], settings: Sampling, device: torch.device) -> None:
+        self.requests, self.settings, self.device = requests, settings, device
+        shape = (len(requests), settings.max_new_tokens)
+        self.u_NT = torch.empty(shape, dtype=torch.float64, device=device)
+        self.tokens_NT = torch.empty(shape, dtype=torch.long, device=device)
+        self.logprobs_NT = torch.empty(shape, dtype=torch.float32, device=device)
+        self.length_N = torch.zeros(len(requests), dtype=torch.long, device=device)
+        self.is_eos_V: Tensor | None = None  # the first logits tell V
+        self.index_R = self.step_R = self.position_R = torch.zeros(0, dtype=torch.long, device=device)
+
+    def begin(self, indices: list[int]) -> None:
+        """Rows for these requests, after those at work."""
+        u_RT = np.stack([uniforms(self.settings.max_new_tokens, *self.requests[index].key) for index in indices])
+        index_R = torch.tensor(indices, device=self.device)
+        self.u_NT[index_R] = torch.from_numpy(u_RT).to(self.device)
+        position_R = torch.tensor([len(self.requests[index].prompt_ids) for index in indices], device=self.device)
+        self.index_R = torch.cat([self.index_R, index_R])
+        self.step_R = torch.cat([self.step_R, torch.zeros_like(index_R)])
+        self.position_R = torch.cat([self.position_R, position_R])
+
+    def add_token(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
+        """The next token of every row, and whether the answer ends with it."""
+        at_RT = self.index_R, self.step_R
+        token_R, logprob_R = choose_tokens(
+            logits_RV, self.u_NT[at_RT], temperature=self.settings.temperature, top_p=self.settings.top_p
+        )
+        self.tokens_NT[at_RT], self.logprobs_NT[at_RT] = token_R, logprob_R
+        self.step_R = self.step_R + 1
+        ended_R = self._is_eos(logits_RV.shape[-1])[token_R] | (self.step_R == self.settings.max_new_tokens)
+        self.length_N[self.index_R] = self.step_R
+        return token_R, ended_R
+
+    def _is_eos(self, vocabulary: int) -> Tensor:
+        if self.is_eos_V is None:
+            eos_ids = [eos_id for eos_id in self.settings.eos_ids if 0 <= eos_id < vocabulary]
+            self.is_eos_V = torch.zeros(vocabulary, dtype=torch.bool, device=self.device)
+            self.is_eos_V[eos_ids] = True
+        return self.is_eos_V
+
+    def keep(self, order_R: Tensor) -> None:
+        self.index_R, self.step_R, self.position_R = (
+            of_R[order_R] for of_R in (self.index_R, self.step_R, self.position_R)
+        )
+
+    def completions(self) -> list[Completion]:
+        eos = set(self.settings.eos_ids)
+        rows = zip(self.length_N.tolist(), self.tokens_NT.tolist(), self.logprobs_NT.tolist(), strict=True)
+        return [
+            Completion(ids[:length], "stop" if ids[length - 1] in eos else "length", logprobs[:length])
+            for length, ids, logprobs in rows
+        ]
+
+
+def _generate(
+    model: PreTrainedModel,
+    requests: Sequence[Request],
+    settings: Sampling,
+    rows: int,
+    stop: Stop | None,
+    on_progress: Progress | None,
+) -> list[Completion]:
+    queue = Queue(requests)
+    decoder = decoder_for(
+        model,
+        rows=rows,
+        prompt_tokens=max(len(request.prompt_ids) for request in requests),
+        new_tokens=settings.max_new_tokens,
+        share=2 * queue.prompts <= len(requests),
+        pad_id=settings.pad_id,
+    )
+    answers = _Answers(requests, settings, model.device)
+    logits_RV, working, done = None, 0, 0
+    while working or queue:
         if stop is not None:
             stop.check()
-        u_R = u_RT[live.index_R, step]
-        token_R, logprob_R = choose_tokens(live.logits_RV, u_R, temperature=settings.temperature, top_p=settings.top_p)
-        ended_R = torch.isin(token_R, eos)
-        tokens_RT[live.index_R, step] = token_R
-        logprobs_R[live.index_R] += logprob_R.double()
-        ended_here = live.index_R[ended_R]
-        lengths_R[ended_here], stopped_R[ended_here] = step + 1, True
-        if step + 1 == settings.max_new_tokens or bool(ended_R.all()):
-            break
-        if len(ended_here):
-            kept = (~ended_R).nonzero().squeeze(-1)
-            live.keep(kept)
-            token_R = token_R[kept]
-        _advance(model, live, token_R)
-    rows = zip(indices, tokens_RT.tolist(), lengths_R.tolist(), stopped_R.tolist(), logprobs_R.tolist(), strict=True)
-    for index, tokens, length, stopped, logprob in rows:
-        yield index, Completion(tokens[:length], "stop" if stopped else "length", logprob)
-
-
-def _prefill(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], copies: Sequence[int], settings: Sampling
-) -> _Rows:
-    """One forward pass over the prompts, then each one's cache copied for its answers.
-
-    Left padding puts the last prompt token of every row in the last column.
-    """
-    device = next(model.parameters()).device
-    ids_PL, attention_PL = pad(prompts, settings.pad_id, "left")
-    ids_PL, attention_PL = ids_PL.to(device), attention_PL.to(device).bool()
-    cache = DynamicCache(config=model.config)
-    logits_PV = _last_logits(model, model_inputs(model, ids_PL, attention_PL), cache)
-    prompt_of_R = torch.repeat_interleave(
-        torch.arange(len(prompts), device=device), torch.tensor(list(copies), device=device)
-    )
-    cache.reorder_cache(prompt_of_R)
-    return _Rows(
-        torch.arange(len(prompt_of_R), device=device), attention_PL[prompt_of_R], logits_PV[prompt_of_R], cache
-    )
-
-
-def _advance(model: PreTrainedModel, live: _Rows, token_R: Tensor) -> None:
-    """Feed one token a row; the logits of the next one take the place of the old."""
-    one_R1 = torch.ones_like(token_R, dtype=torch.bool)[:, None]
-    live.attention_RL = torch.cat([live.attention_RL, one_R1], dim=-1)
-    inputs = model_inputs(model, token_R[:, None], one_R1) | {"attention_mask": live.attention_RL.long()}
-    if "position_ids" in inputs:
-        inputs["position_ids"] = live.attention_RL.sum(dim=-1, keepdim=True) - 1
-    live.logits_RV = _last_logits(model, inputs, live.cache)
-
-
-def _last_logits(model: PreTrainedModel, inputs: dict[str, Tensor], cache: DynamicCache) -> Tensor:
-    if accepts(type(model), "logits_to_keep"):
-        inputs = inputs | {"logits_to_keep": 1}
-    return model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1]
+        if queue and (not working or (decoder.refills and rows - working >= REFILL_SHARE * rows)):
+            groups = queue.take(rows - working)
+            first_RV = decoder.admit([requests[group[0]].prompt_ids for group in groups], list(map(len, groups)))
+            answers.begin([index for group in groups for index in group])
+            logits_RV = torch.cat([logits_RV, first_RV]) if working else first_RV
+            working = len(logits_RV)
+        token_R, ended_R = answers.add_token(logits_RV)
+        ended = int(ended_R.sum())
+        if ended:
+            order_R = decoder.drop(ended_R)
+            answers.keep(order_R)
+            token_R = token_R[order_R]
+            working, done = working - ended, done + ended
+            if on_progress is not None:
+                on_progress(done, len(requests))
+        if working:
+            logits_RV = decoder.advance(token_R, answers.position_R)
+            answers.position_R = answers.position_R + 1
+    return answers.completions()
 
 
 def _check_fit(model: PreTrainedModel, requests: Sequence[Request], settings: Sampling) -> None:

@@ -25,16 +25,16 @@ def choose_tokens(logits_RV: Tensor, u_R: Tensor, *, temperature: float, top_p: 
         tokens_R (int64) and logprobs_R (float32, nats): log-softmax at the temperature (1 for
         temperature 0), before top_p.
     """
-    scaled_RV = logits_RV.float() if temperature in (0.0, 1.0) else logits_RV.float() / temperature
-    normaliser_R = scaled_RV.logsumexp(dim=-1)
     if temperature == 0.0:
-        tokens_R = scaled_RV.argmax(dim=-1)
-    else:
-        probabilities_RV = (scaled_RV - normaliser_R[:, None]).exp()
-        if top_p < 1.0:
-            probabilities_RV = nucleus(probabilities_RV, top_p)
-        tokens_R = invert(probabilities_RV, u_R)
-    return tokens_R, scaled_RV.gather(-1, tokens_R[:, None]).squeeze(-1) - normaliser_R
+        logits_RV = logits_RV.float()
+        tokens_R = logits_RV.argmax(dim=-1)
+        return tokens_R, logits_RV.gather(-1, tokens_R[:, None]).squeeze(-1) - logits_RV.logsumexp(dim=-1)
+    scaled_RV = logits_RV if temperature == 1.0 else logits_RV.float() / temperature
+    probabilities_RV = scaled_RV.softmax(dim=-1, dtype=torch.float32)
+    weights_RV = nucleus(probabilities_RV, top_p) if top_p < 1.0 else probabilities_RV
+    tokens_R = invert(weights_RV, u_R)
+    # The logarithm of one probability a row: no second pass over the vocabulary, and as exact as log-softmax.
+    return tokens_R, probabilities_RV.gather(-1, tokens_R[:, None]).squeeze(-1).log()
 
 
 def nucleus(probabilities_RV: Tensor, top_p: float) -> Tensor:
@@ -52,14 +52,15 @@ def nucleus(probabilities_RV: Tensor, top_p: float) -> Tensor:
 def invert(weights_RV: Tensor, u_R: Tensor) -> Tensor:
     """First token whose cumulative weight exceeds u times the row's sum; a weight of 0 is never chosen.
 
-    The sums are float64. The search goes by blocks of tokens first, so the vocabulary is read once.
+    The search goes by blocks of tokens first, so the vocabulary is read once. A block is summed in float32, where
+    64 numbers lose no more than their last bits; running sums are float64.
     """
     rows, size = weights_RV.shape
     padding = -size % BLOCK
     if padding:
         weights_RV = torch.nn.functional.pad(weights_RV, (0, padding))
     blocks_RNK = weights_RV.view(rows, -1, BLOCK)
-    upto_RN = blocks_RNK.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    upto_RN = blocks_RNK.sum(dim=-1).cumsum(dim=-1, dtype=torch.float64)
     target_R1 = (u_R.to(upto_RN) * upto_RN[:, -1])[:, None]
     block_R1 = _first_above(upto_RN, target_R1)
     before_R1 = torch.where(block_R1 > 0, upto_RN.gather(-1, (block_R1 - 1).clamp(min=0)), 0.0)

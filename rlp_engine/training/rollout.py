@@ -89,11 +89,13 @@ class Collector:
         texts = [self.policy.answer_text(ids) for ids in response_ids]
         width = max(1, *map(len, response_ids)) if self.config.mask_padding else self.generation.max_new_tokens
         live_BT = live_mask(response_ids, width).to(self.device)
-        read = [
-            self.read(prompt_ids, response_ids, width, one)
-            for one in (self.policy_logprobs, self.reference_logprobs, self.values)
-        ]
-        logprobs_BT, reference_BT, values_BT = read
+        reference_BT, values_BT = (
+            self.read(prompt_ids, response_ids, width, one) for one in (self.reference_logprobs, self.values)
+        )
+        if self.policy.model.dtype == torch.float32:
+            logprobs_BT = self._sampled_logprobs(completions, width)
+        else:
+            logprobs_BT = self.read(prompt_ids, response_ids, width, self.policy_logprobs)
         return Rollout(
             prompts=prompts,
             prompt_ids=prompt_ids,
@@ -123,6 +125,15 @@ class Collector:
         )
         completions = generate(self.policy.model, requests, sampling, rows=self.generation.rows)
         return [prompt for prompt, _, _ in chosen], [ids for _, ids, _ in chosen], completions
+
+    def _sampled_logprobs(self, completions: Sequence[Completion], width: int) -> Tensor:
+        """(B, T) as the sampler saw them, which spares a forward pass.
+
+        In float32 they are those of a forward pass to the last bits. In bfloat16 other kernels and batches move
+        them so far that the first ratio would not be 1 (METHOD 5.2).
+        """
+        rows = [[*one.logprobs, *[0.0] * (width - len(one.logprobs))] for one in completions]
+        return torch.tensor(rows, dtype=torch.float32).to(self.device)
 
     def read(
         self,

@@ -1,4 +1,5 @@
 import itertools
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlp_engine.data.batching import pad
 from rlp_engine.errors import ModelError
-from rlp_engine.generation.native import Completion, Request, Sampling, generate, waves
+from rlp_engine.generation.native import Completion, Queue, Request, Sampling, generate
 
 EOS, PAD = 1, 0
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=12, eos_ids=[EOS], pad_id=PAD)
@@ -39,7 +40,8 @@ def test_the_number_of_rows_changes_no_token(model, prompts, settings):
     for rows in (2, 7, 64):
         together = generate(model, requests, settings, rows=rows)
         assert token_ids(together) == token_ids(alone)
-        assert [c.logprob for c in together] == pytest.approx([c.logprob for c in alone], abs=1e-4)
+        for one, other in zip(together, alone, strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
     assert len({tuple(ids) for ids in token_ids(alone)}) > 12  # draws differ from each other
     assert {c.finish_reason for c in alone} == {"stop", "length"}
 
@@ -58,8 +60,19 @@ def test_fewer_tokens_are_a_beginning_of_more(one_model, prompts):
     assert token_ids(short) == [ids[:4] for ids in token_ids(long)]
 
 
+def test_refilled_rows_and_long_answers_change_no_token(one_model, prompts):
+    # more tokens than the newest columns of the cache hold, prompts of one and of many answers
+    settings = Sampling(1.0, 1.0, 45, [EOS], PAD)
+    for draws in (1, 4):
+        requests = requests_for(prompts[:4] if draws > 1 else prompts * 2, draws)
+        alone = generate(one_model, requests, settings, rows=1)
+        assert max(map(len, token_ids(alone))) > 40
+        for rows in (3, 64):
+            assert token_ids(generate(one_model, requests, settings, rows=rows)) == token_ids(alone)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_the_logprob_is_that_of_a_plain_forward_pass(model, prompts, temperature):
+def test_the_logprobs_are_those_of_a_plain_forward_pass(model, prompts, temperature):
     settings = Sampling(temperature, 0.8, 12, [EOS], PAD)
     for request, completion in zip(
         requests_for(prompts), generate(model, requests_for(prompts), settings, rows=3), strict=True
@@ -68,8 +81,9 @@ def test_the_logprob_is_that_of_a_plain_forward_pass(model, prompts, temperature
         with torch.no_grad():
             logprobs = (model(ids).logits[0, :-1] / temperature).log_softmax(dim=-1)
         start = len(request.prompt_ids) - 1
-        expected = sum(logprobs[start + t, token].item() for t, token in enumerate(completion.token_ids))
-        assert completion.logprob == pytest.approx(expected, abs=1e-4)
+        expected = [logprobs[start + t, token].item() for t, token in enumerate(completion.token_ids)]
+        assert completion.logprobs == pytest.approx(expected, abs=1e-5)
+        assert completion.logprob == pytest.approx(sum(expected), abs=1e-4)
 
 
 def test_answers_follow_the_models_own_distribution():
@@ -114,40 +128,74 @@ def test_an_answer_ends_with_the_first_eos_and_says_why(one_model, prompts):
     assert {c.finish_reason for c in completions} == {"stop", "length"}
 
 
-def test_a_prompt_is_prefilled_once_for_all_its_draws(one_model, prompts):
-    sizes = []
-    handle = one_model.register_forward_pre_hook(
-        lambda module, args, kwargs: sizes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+def forward_shapes(model, run):
+    """(rows, tokens) of every forward pass but the first, which asks what attention the model wants."""
+    shapes = []
+    handle = model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    generate(one_model, requests_for(prompts[:2], draws=10), GREEDY, rows=20)
+    run()
     handle.remove()
+    return shapes[1:]
+
+
+def test_a_prompt_is_prefilled_once_for_all_its_draws(one_model, prompts):
+    requests = requests_for(prompts[:2], draws=10)
+    sizes = forward_shapes(one_model, lambda: generate(one_model, requests, GREEDY, rows=20))
     assert sizes[0] == (2, 9)
     assert all(shape[1] == 1 and shape[0] <= 20 for shape in sizes[1:])
 
 
 def test_finished_rows_are_computed_no_more(one_model, prompts):
-    rows = []
-    handle = one_model.register_forward_pre_hook(
-        lambda module, args, kwargs: rows.append(kwargs["input_ids"].shape[0]), with_kwargs=True
-    )
-    completions = generate(one_model, requests_for(prompts, draws=10), SAMPLING, rows=60)
-    handle.remove()
+    completions = []
+    requests = requests_for(prompts, draws=10)
+    shapes = forward_shapes(one_model, lambda: completions.extend(generate(one_model, requests, SAMPLING, rows=60)))
+    rows = [shape[0] for shape in shapes]
     lengths = [len(c.token_ids) for c in completions]
     # Forward pass t feeds token t of the answers that go on after it.
     assert rows[1:] == [sum(length > t for length in lengths) for t in range(1, len(rows))]
     assert rows[-1] < 60
 
 
-def test_waves_share_prompts_and_never_pass_the_rows():
-    requests = requests_for([[2] * 3, [2] * 9, [2] * 5], draws=4)
-    result = waves(requests, 5)
-    assert result == [[[4, 5, 6, 7], [8]], [[9, 10, 11], [0, 1]], [[2, 3]]]
+def test_free_rows_are_refilled_while_requests_wait(one_model, prompts):
+    requests = requests_for([prompt for prompt in prompts if len(prompt) > 1], draws=20)
+    shapes = forward_shapes(one_model, lambda: generate(one_model, requests, SAMPLING, rows=16))
+    prefills = [number for number, (_, tokens) in enumerate(shapes) if tokens > 1]
+    assert len(prefills) > 5
+    for number, (rows, tokens) in enumerate(shapes[: prefills[-1]]):
+        if tokens == 1:
+            assert rows <= 16
+            assert (number + 1 in prefills) == (rows <= 8)  # half of the rows free: others come in
+
+
+def test_the_queue_keeps_groups_together_and_gives_the_longest_prompts_first():
+    queue = Queue(requests_for([[2] * 3, [2] * 9, [2] * 5], draws=4))
+    assert queue.prompts == 3
+    assert [queue.take(5), queue.take(2), queue.take(9)] == [[[4, 5, 6, 7], [8]], [[9, 10]], [[11], [0, 1, 2, 3]]]
+    assert not queue
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_the_models_own_attention_comes_back(one_model, prompts, stops):
+    class Stop:
+        def check(self):
+            if stops and one_model.config._attn_implementation == "sdpa":
+                raise KeyboardInterrupt
+
+    ids = torch.tensor([prompts[1]])
+    before = one_model(ids).logits
+    with pytest.raises(KeyboardInterrupt) if stops else nullcontext():
+        generate(one_model, requests_for(prompts), SAMPLING, rows=4, stop=Stop())
+    assert one_model.config._attn_implementation == "sdpa"
+    assert torch.equal(one_model(ids).logits, before)
 
 
 def test_progress_counts_up_to_all_and_no_request_gives_no_answer(one_model, prompts):
     seen = []
     generate(one_model, requests_for(prompts), GREEDY, rows=4, on_progress=lambda *counts: seen.append(counts))
-    assert seen == [(4, 6), (6, 6)]
+    assert seen == sorted(set(seen))
+    assert seen[-1] == (6, 6)
+    assert seen[0][0] <= 4
     assert generate(one_model, [], GREEDY, rows=4) == []
 
 
