@@ -7,12 +7,14 @@ Assumptions about the code that computes, each in one place:
   `_ppo_models`        who has weights of his own; with LoRA all stand on the policy's base (models/shared_base.py)
   `_ppo`               policy and value model learn one after the other: their activations are never alive together
   `_pair_tokens`       two answers to one prompt share its tokens (models/pairs.py)
-  `shapes.logprob_held`, `shapes.cache_held`, `shapes.sampling_held`   logits, cache, choosing a token
+  `_generation`        answers of a prompt share its cache; rows are prefilled again when half of them have ended
+  `shapes.logprob_held`, `shapes.rows_held`, `shapes.sampling_held`   logits, cache, choosing a token
   `_trained`           float32 gradients and moments; copies of bfloat16 weights that AdamW works on
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +25,7 @@ from rlp_engine.doctor.shapes import FLOAT32, TRAINING_NUMBERS, ModelShape, Tens
 from rlp_engine.stages.spec import StageSpec
 
 FORWARD_FACTOR = 4  # rlp_engine/training/rollout.py:FORWARD_FACTOR, which imports torch; a test holds them equal
+REFILL_SHARE = 0.5  # rlp_engine/generation/native.py:REFILL_SHARE; as above
 DRAWS_AT_ONCE = 512  # instructions whose answers are drawn in one go by collect and evaluate (SHARD_PROMPTS there)
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -123,9 +126,9 @@ class _Account:
         collect = self.config.collect
         if collect.source == "file":
             return [], {"read": []}
-        rows = DRAWS_AT_ONCE * 2 * collect.pairs_per_instruction
         kept = [self._weights("policy", self.models.policy.parameters)]
-        return kept, {"generate": self._generation(rows), **self._judging("annotator", self.models.annotator)}
+        generation = self._generation(DRAWS_AT_ONCE, 2 * collect.pairs_per_instruction)
+        return kept, {**generation, **self._judging("annotator", self.models.annotator)}
 
     def _train_rm(self) -> tuple[list[Part], Phases]:
         return self._reward_training(self.config.train_rm.microbatch)
@@ -154,7 +157,7 @@ class _Account:
         score = config.train_rm.score_microbatch * min(self.length, config.train_rm.max_length)
         scoring = self._part("activations", shapes.forward_held(models.reward, score, self.width))
         return self._ppo_models(), {
-            "generate": self._generation(ppo.rollout_batch),
+            **self._generation(ppo.rollout_batch, 1),
             "read": [read, self._part("logits", logits)],
             "score": [scoring],
             "learn, policy": self._training("policy", policy, tokens, ppo.microbatch * response),
@@ -184,10 +187,10 @@ class _Account:
         return self.models.reward if same else self.models.policy
 
     def _sample(self) -> tuple[list[Part], Phases]:
-        rows = self.config.sample.shard_prompts * self.config.sample.num_per_prompt
+        sample = self.config.sample
         weights = self._weights("policy", self.models.policy.parameters)
         return [weights], {
-            "generate": self._generation(rows),
+            **self._generation(sample.shard_prompts, sample.num_per_prompt),
             "load the SFT policy": [self._weights("SFT policy", self.models.policy.parameters)],
         }
 
@@ -229,7 +232,7 @@ class _Account:
         tokens = rows * config.generation.max_new_tokens
         logits = self._part("logits", shapes.logprob_held(policy, tokens, self.width, gradients=False))
         phases = {
-            "generate": self._generation(rows),
+            **self._generation(DRAWS_AT_ONCE, 1),
             "KL": [self._weights("SFT policy", policy.parameters), read, logits],
             **{name: parts[1:] for name, parts in self._judging("judge", self.models.judge).items()},
         }
@@ -267,13 +270,34 @@ class _Account:
         held = self._part("activations", shapes.forward_held(judge, tokens, self.width))
         return {"judge": [self._weights(who, judge.classifier), held]}
 
-    def _generation(self, wanted: int) -> list[Part]:
-        """`wanted`: answers that are asked for at once; generation.rows of them are decoded side by side."""
-        policy, rows = self.models.policy, min(wanted, self.config.generation.rows)
+    def _generation(self, prompts: int, draws: int) -> dict[str, list[Part]]:
+        """`draws` answers to each of so many prompts, generation.rows of them side by side."""
+        policy, config = self.models.policy, self.config.generation
+        rows = min(prompts * draws, config.rows)
+        is_shared = draws > 1
+        at_work = math.ceil(rows / draws)  # prompts
+        own_prompt = 0 if is_shared else config.max_prompt_tokens
+        buffers = shapes.rows_held(policy, rows, own_prompt, config.max_new_tokens, self.width)
+        decode = [self._part("key-value cache", buffers)]
+        if is_shared:
+            decode.append(self._part("cache of prompts", self._prompts(at_work)))
+        phases = {
+            "prefill": self._prefill(at_work),
+            "generate": [*decode, self._part("choosing tokens", shapes.sampling_held(policy, rows, self.width))],
+        }
+        if prompts * draws > rows:
+            phases["prefill of freed rows"] = [*decode, *self._prefill(math.ceil(at_work * REFILL_SHARE))]
+        return phases
+
+    def _prefill(self, prompts: int) -> list[Part]:
+        tokens = prompts * self.config.generation.max_prompt_tokens
         return [
-            self._part("key-value cache", shapes.cache_held(policy, rows, self.length, self.width)),
-            self._part("choosing tokens", shapes.sampling_held(policy, rows, self.width)),
+            self._part("prefill: cache", self._prompts(prompts)),
+            self._part("prefill: activations", shapes.forward_held(self.models.policy, tokens, self.width)),
         ]
+
+    def _prompts(self, count: int) -> list[Tensors]:
+        return shapes.prompts_held(self.models.policy, count, self.config.generation.max_prompt_tokens, self.width)
 
     def _training(self, who: str, shape: ModelShape, tokens: int, answered: int) -> list[Part]:
         logits = shapes.logprob_held(shape, answered, self.width, gradients=True)

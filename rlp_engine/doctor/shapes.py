@@ -16,6 +16,7 @@ from dataclasses import dataclass
 FLOAT32 = 4
 TRAINING_NUMBERS = 3  # per trained number, in float32: its gradient and AdamW's two moments
 LOGPROB_CHUNK = 8192  # rlp_engine/generation/logprobs.py:CHUNK, which imports torch; a test holds them equal
+CACHE_RECENT = 32  # rlp_engine/generation/cache.py:RECENT; as above
 PAIR_WORTH = 0.9  # rlp_engine/models/pairs.py:WORTH, which imports torch; a test holds them equal
 SAMPLING_COPIES = 3  # of the float32 logits of a step: the scaled ones, the probabilities, and what looks for the token
 
@@ -116,13 +117,22 @@ def logprob_held(shape: ModelShape, tokens: int, width: int, *, gradients: bool)
     return [own, Tensors.of(2 if is_low else 1, count * FLOAT32)]
 
 
-def cache_held(shape: ModelShape, rows: int, length: int, width: int) -> list[Tensors]:
-    """Keys and values of `rows` answers of `length` tokens (prompt included), in every layer.
+def rows_held(shape: ModelShape, rows: int, own_prompt: int, new_tokens: int, width: int) -> list[Tensors]:
+    """Keys and values of all layers in the buffers that rows are decoded in: each row's columns, and the newest ones
+    that wait to be moved there.
 
-    Assumes a cache that grows: one layer's keys exist twice while a token is appended.
+    Args:
+        own_prompt: columns for the prompt; 0 where the answers of a prompt share it (`prompts_held`).
     """
-    block = rows * length * shape.key_value_heads * shape.head_size * width
-    return [Tensors.of(2 * shape.layers + 1, block)]
+    column = shape.layers * rows * shape.key_value_heads * shape.head_size * width
+    settled = own_prompt + new_tokens // CACHE_RECENT * CACHE_RECENT
+    return [Tensors.of(2, settled * column), Tensors.of(2, min(CACHE_RECENT, new_tokens) * column)]
+
+
+def prompts_held(shape: ModelShape, prompts: int, length: int, width: int) -> list[Tensors]:
+    """Keys and values of `prompts` as a prefill leaves them, layer by layer."""
+    block = prompts * length * shape.key_value_heads * shape.head_size * width
+    return [Tensors.of(2 * shape.layers, block)]
 
 
 def sampling_held(shape: ModelShape, rows: int, width: int) -> list[Tensors]:

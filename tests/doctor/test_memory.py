@@ -51,21 +51,36 @@ def test_ppo_with_adapters_holds_one_base():
 def test_a_phase_counts_alone():
     deep = replace(SHAPE, layers=40)
     few = of("ppo", Models(deep, deep), generation={"rows": 1}, ppo={"microbatch": 64})
-    many = of("ppo", generation={"rows": 512}, ppo={"microbatch": 1}, train_rm={"score_microbatch": 1})
+    rows = {"rows": 512, "max_prompt_tokens": 8, "max_new_tokens": 64}
+    many = of("ppo", generation=rows, ppo={"microbatch": 1}, train_rm={"score_microbatch": 1})
     assert (few.phase, many.phase) == ("learn, policy", "generate")
     assert [part.name for part in many.parts if part.kind == "working"] == ["key-value cache", "choosing tokens"]
-    # 512 answers of 492 tokens, two heads of two, keys and values and keys again, float32
-    assert many.parts[-2].bytes == 3 * 512 * 492 * 4 * 4
+    # 512 rows of 8 + 64 columns and 32 newest ones, two heads of two, keys and values, float32
+    assert many.parts[-2].bytes == 2 * 512 * (8 + 64 + 32) * 4 * 4
+
+
+def test_answers_to_one_prompt_share_its_cache():
+    rows = {"rows": 20, "max_prompt_tokens": 1000, "max_new_tokens": 4096}
+    sampled = of("round-1/sample", generation=rows, sample={"shard_prompts": 4, "num_per_prompt": 10})
+    parts = {part.name: part.bytes for part in sampled.parts}
+    assert sampled.phase == "prefill of freed rows"
+    assert parts["key-value cache"] == 2 * 20 * (4096 + 32) * 4 * 4
+    assert parts["cache of prompts"] == 2 * 2 * 1000 * 4 * 4  # two prompts for twenty rows
+    assert parts["prefill: cache"] == 2 * 1 * 1000 * 4 * 4  # one is admitted when ten rows have ended
 
 
 def test_small_blocks_cost_more_on_a_cpu_and_large_ones_do_not():
-    small = {"generation": {"rows": 1}, "sample": {"shard_prompts": 1, "num_per_prompt": 2}}
-    on_gpu, on_cpu = of("round-1/sample", **small), of("round-1/sample", **small, on_device=False)
+    few = {"generation": {"rows": 2, "max_prompt_tokens": 1, "max_new_tokens": 64}}
+    settings = {"sample": {"shard_prompts": 1, "num_per_prompt": 2}}
+    on_gpu, on_cpu = (of("round-1/sample", **few, **settings, on_device=device) for device in (True, False))
+    assert on_cpu.phase == on_gpu.phase == "generate"
     assert on_cpu.of_kind("working") == 2 * on_gpu.of_kind("working") > 0
-    large = {"generation": {"rows": 8192}}
-    block = 5120 * 492 * 4 * 4  # as many rows as a shard has answers
-    assert block >= HEAP_LIMIT
-    assert of("round-1/sample", **large, on_device=False).parts[-2].bytes == 3 * block
+    many = {"generation": {"rows": 40_960, "max_prompt_tokens": 1, "max_new_tokens": 64}}
+    settings = {"sample": {"shard_prompts": 20_480, "num_per_prompt": 2}}
+    block = 40_960 * 64 * 4 * 4  # the keys that lie together; those of the newest columns are half as many
+    assert block // 2 < HEAP_LIMIT <= block
+    sampled = of("round-1/sample", **many, **settings, on_device=False)
+    assert {part.name: part.bytes for part in sampled.parts}["key-value cache"] == 2 * block + 2 * 2 * (block // 2)
 
 
 def test_what_a_process_holds_without_a_model():

@@ -10,7 +10,7 @@ from rlp_engine.config.schema import LoraConfig
 from rlp_engine.data.batching import pad
 from rlp_engine.doctor import memory, shapes
 from rlp_engine.doctor.architecture import shape_of
-from rlp_engine.generation import logprobs
+from rlp_engine.generation import cache, logprobs, native
 from rlp_engine.models import pairs
 from rlp_engine.models.lora import add_lora
 from rlp_engine.stages import collect, evaluate_policies
@@ -90,8 +90,9 @@ def test_gradient_checkpointing_keeps_one_layer_and_the_others_inputs():
 
 def test_cache_and_logits_worked_by_hand():
     shape = shape_of(CONFIGS["untied"], is_policy=True)
-    # 5 answers of 7 tokens, one head of 2, keys and values of one layer, and one layer's keys once more
-    assert shapes.total(shapes.cache_held(shape, 5, 7, 4)) == 3 * 5 * 7 * 2 * 4
+    # 5 rows, one head of 2, keys and values of one layer: 3 columns of the prompt, 64 of the answer, 32 newest ones
+    assert shapes.total(shapes.rows_held(shape, 5, 3, 70, 4)) == 2 * 5 * (3 + 64 + 32) * 2 * 4
+    assert shapes.total(shapes.prompts_held(shape, 5, 3, 4)) == 2 * 5 * 3 * 2 * 4
     # 6 tokens x 10 words: logits and their gradient in float32; in bfloat16 two of 2 bytes and two of 4
     assert shapes.total(shapes.logprob_held(shape, 6, 4, gradients=True)) == 60 * (4 + 4)
     assert shapes.total(shapes.logprob_held(shape, 6, 2, gradients=True)) == 60 * (2 + 2 + 4 + 4)
@@ -103,5 +104,7 @@ def test_cache_and_logits_worked_by_hand():
 def test_numbers_that_are_written_twice_because_their_owner_imports_torch():
     assert shapes.LOGPROB_CHUNK == logprobs.CHUNK
     assert shapes.PAIR_WORTH == pairs.WORTH
+    assert shapes.CACHE_RECENT == cache.RECENT
+    assert memory.REFILL_SHARE == native.REFILL_SHARE
     assert memory.FORWARD_FACTOR == rollout.FORWARD_FACTOR
     assert memory.DRAWS_AT_ONCE == collect.SHARD_PROMPTS == evaluate_policies.SHARD_PROMPTS
