@@ -1,6 +1,6 @@
 """Peak memory of real stages against what `rlp doctor` predicts, on a CPU in float32.
 
-    python benchmarks/memory_prediction.py [--sizes tiny,small] [--rows 64,320] [--work DIR] [--measured] [--stages ...]
+    python benchmarks/memory_prediction.py [--sizes tiny,small] [--rows 64,320] [--work DIR] [--measured]
 
 For each size: a Llama of random weights, a run directory, then `rlp doctor DIR --json` and every stage in a process of
 its own. Writes one JSON line a stage to benchmarks/results/memory-prediction.jsonl and prints the table. The texts

@@ -27,7 +27,7 @@ CALIBRATION = {
     "num_attention_heads": 4,
     "intermediate_size": 424,
 }
-ROWS, PROMPT, RESPONSE, UPDATES = 12, 40, 56, 3
+ROWS, PROMPT, RESPONSE, UPDATES = 24, 40, 56, 4
 
 
 @dataclass(frozen=True)

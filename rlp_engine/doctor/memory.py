@@ -278,9 +278,9 @@ class _Account:
         at_work = math.ceil(rows / draws)  # prompts
         own_prompt = 0 if is_shared else config.max_prompt_tokens
         buffers = shapes.rows_held(policy, rows, own_prompt, config.max_new_tokens, self.width)
-        decode = [self._part("key-value cache", buffers)]
+        decode = [Part("key-value cache", shapes.total(buffers))]  # made once and kept: nothing lies freed between
         if is_shared:
-            decode.append(self._part("cache of prompts", self._prompts(at_work)))
+            decode.append(Part("cache of prompts", self._prompts(at_work)))
         phases = {
             "prefill": self._prefill(at_work),
             "generate": [*decode, self._part("choosing tokens", shapes.sampling_held(policy, rows, self.width))],
@@ -292,12 +292,13 @@ class _Account:
     def _prefill(self, prompts: int) -> list[Part]:
         tokens = prompts * self.config.generation.max_prompt_tokens
         return [
-            self._part("prefill: cache", self._prompts(prompts)),
+            Part("prefill: cache", self._prompts(prompts)),
             self._part("prefill: activations", shapes.forward_held(self.models.policy, tokens, self.width)),
         ]
 
-    def _prompts(self, count: int) -> list[Tensors]:
-        return shapes.prompts_held(self.models.policy, count, self.config.generation.max_prompt_tokens, self.width)
+    def _prompts(self, count: int) -> int:
+        length = self.config.generation.max_prompt_tokens
+        return shapes.total(shapes.prompts_held(self.models.policy, count, length, self.width))
 
     def _training(self, who: str, shape: ModelShape, tokens: int, answered: int) -> list[Part]:
         logits = shapes.logprob_held(shape, answered, self.width, gradients=True)

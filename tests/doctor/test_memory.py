@@ -70,17 +70,13 @@ def test_answers_to_one_prompt_share_its_cache():
 
 
 def test_small_blocks_cost_more_on_a_cpu_and_large_ones_do_not():
-    few = {"generation": {"rows": 2, "max_prompt_tokens": 1, "max_new_tokens": 64}}
-    settings = {"sample": {"shard_prompts": 1, "num_per_prompt": 2}}
-    on_gpu, on_cpu = (of("round-1/sample", **few, **settings, on_device=device) for device in (True, False))
-    assert on_cpu.phase == on_gpu.phase == "generate"
-    assert on_cpu.of_kind("working") == 2 * on_gpu.of_kind("working") > 0
-    many = {"generation": {"rows": 40_960, "max_prompt_tokens": 1, "max_new_tokens": 64}}
-    settings = {"sample": {"shard_prompts": 20_480, "num_per_prompt": 2}}
-    block = 40_960 * 64 * 4 * 4  # the keys that lie together; those of the newest columns are half as many
-    assert block // 2 < HEAP_LIMIT <= block
-    sampled = of("round-1/sample", **many, **settings, on_device=False)
-    assert {part.name: part.bytes for part in sampled.parts}["key-value cache"] == 2 * block + 2 * 2 * (block // 2)
+    def activations(microbatch: int, *, on_device: bool) -> int:
+        account = of("sft", sft={"microbatch": microbatch, "max_length": 64}, on_device=on_device)
+        return next(part.bytes for part in account.parts if part.name == "policy: activations")
+
+    assert activations(1, on_device=False) == 2 * activations(1, on_device=True) > 0
+    many = HEAP_LIMIT // (64 * 2 * 4)  # then the smallest block, a number a head and token, is that large
+    assert activations(many, on_device=False) == activations(many, on_device=True)
 
 
 def test_what_a_process_holds_without_a_model():
