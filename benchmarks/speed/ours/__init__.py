@@ -1,0 +1,1 @@
+"""The measured side: rlp, in a process of its own."""
