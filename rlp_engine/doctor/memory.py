@@ -152,13 +152,14 @@ class _Account:
         policy, value = models.policy, self._value_shape
         tokens = ppo.microbatch * self.length
         many = FORWARD_FACTOR * ppo.microbatch
-        read = self._part("activations", shapes.forward_held(policy, many * self.length, self.width))
+        read = self._forward("activations", policy, many * self.length, self.width)
         logits = shapes.logprob_held(policy, many * response, self.width, gradients=False)
         score = config.train_rm.score_microbatch * min(self.length, config.train_rm.max_length)
-        scoring = self._part("activations", shapes.forward_held(models.reward, score, self.width))
+        scoring = self._forward("activations", models.reward, score, self.width)
         return self._ppo_models(), {
             **self._generation(ppo.rollout_batch, 1),
-            "read": [read, self._part("logits", logits)],
+            "read": [read],
+            "read, logits": [self._part("logits", logits)],  # the layers' tensors are gone by then
             "score": [scoring],
             "learn, policy": self._training("policy", policy, tokens, ppo.microbatch * response),
             "learn, value": self._activations("value model", value, tokens),
@@ -197,7 +198,7 @@ class _Account:
     def _embed(self) -> tuple[list[Part], Phases]:
         reward, rows = self.models.reward, self.config.embed.microbatch
         tokens = rows * min(self.length, self.config.train_rm.max_length)
-        score = [self._part("activations", shapes.forward_held(reward, tokens, self.width))]
+        score = [self._forward("activations", reward, tokens, self.width)]
         if self._heap_factor is None:  # drift is measured on the host
             return [self._weights("reward model", reward.classifier)], {"score": score}
         # the classifier and the covariances of drift.json, in float64, over the vectors of two sides
@@ -209,7 +210,7 @@ class _Account:
         synthesize, policy = self.config.synthesize, self.models.policy
         if selection == "rlaif":
             tokens = synthesize.rlaif.microbatch * synthesize.rlaif.max_length
-            ask = [self._part("activations", shapes.forward_held(policy, tokens, self.width))]
+            ask = [self._forward("activations", policy, tokens, self.width)]
             logits = shapes.logprob_held(policy, synthesize.rlaif.microbatch, self.width, gradients=False)
             return [self._weights("policy", policy.parameters)], {"ask": [*ask, self._part("logits", logits)]}
         model = self.models.equivalence
@@ -217,9 +218,11 @@ class _Account:
             return [], {"choose": []}
         equivalence = synthesize.equivalence
         width, tokens = WIDTHS[equivalence.dtype], equivalence.microbatch * equivalence.max_length
-        held = shapes.forward_held(model, tokens, width)
         scores = tokens * equivalence.max_length * model.heads * width  # an encoder's attention may be eager
-        parts = [self._part("activations", held), self._part("attention scores", [Tensors.of(3, scores)])]
+        parts = [
+            self._forward("activations", model, tokens, width),
+            self._part("attention scores", [Tensors.of(3, scores)]),
+        ]
         return [Part(f"{equivalence.kind} model: weights", model.backbone * width, "weights")], {"compare": parts}
 
     def _evaluate(self) -> tuple[list[Part], Phases]:
@@ -228,12 +231,13 @@ class _Account:
         if self.models.judge:
             kept.append(self._weights("judge", self.models.judge.classifier))
         rows = config.generation.rows
-        read = self._part("activations", shapes.forward_held(policy, rows * self.length, self.width))
+        read = self._forward("activations", policy, rows * self.length, self.width)
         tokens = rows * config.generation.max_new_tokens
         logits = self._part("logits", shapes.logprob_held(policy, tokens, self.width, gradients=False))
         phases = {
             **self._generation(DRAWS_AT_ONCE, 1),
-            "KL": [self._weights("SFT policy", policy.parameters), read, logits],
+            "KL": [self._weights("SFT policy", policy.parameters), read],
+            "KL, logits": [self._weights("SFT policy", policy.parameters), logits],
             **{name: parts[1:] for name, parts in self._judging("judge", self.models.judge).items()},
         }
         if config.evaluate.best_of_n:
@@ -248,7 +252,7 @@ class _Account:
         of_pair = 2 * settings.max_length if self.config.collect.source == "file" else self._pair_tokens()
         tokens = microbatch * of_pair  # chosen and rejected go together
         score = settings.score_microbatch * min(self.length, settings.max_length)
-        held_out = self._part("activations", shapes.forward_held(reward, score, self.width))
+        held_out = self._forward("activations", reward, score, self.width)
         return self._trained("reward model", reward, reward.classifier), {
             "learn": self._activations("reward model", reward, tokens),
             "score the held-out pairs": [held_out] if settings.held_out else [],
@@ -267,7 +271,7 @@ class _Account:
             return {}
         settings = self.config.collect.annotator if who == "annotator" else self.config.evaluate.judge
         tokens = settings.microbatch * min(self.length, settings.max_length)
-        held = self._part("activations", shapes.forward_held(judge, tokens, self.width))
+        held = self._forward("activations", judge, tokens, self.width)
         return {"judge": [self._weights(who, judge.classifier), held]}
 
     def _generation(self, prompts: int, draws: int) -> dict[str, list[Part]]:
@@ -293,7 +297,7 @@ class _Account:
         tokens = prompts * self.config.generation.max_prompt_tokens
         return [
             Part("prefill: cache", self._prompts(prompts)),
-            self._part("prefill: activations", shapes.forward_held(self.models.policy, tokens, self.width)),
+            self._forward("prefill: activations", self.models.policy, tokens, self.width),
         ]
 
     def _prompts(self, count: int) -> int:
@@ -336,6 +340,16 @@ class _Account:
             return {}
         name = f"{who}: gradients of one pass, {self.config.model.dtype}"
         return {"end of a backward pass": [Part(name, parameters * self.width, "training")]}
+
+    def _forward(self, name: str, shape: ModelShape, tokens: int, width: int) -> Part:
+        """A pass without gradients: attention or MLP, whichever holds more. Where the MLP's blocks are too large for
+        the heap and attention's are not, the heap keeps the latter while the former exist: both count."""
+        attention, mlp = shapes.forward_held(shape, tokens, width)
+        parts = [self._part(name, held).bytes for held in (attention, mlp)]
+        is_split = max(held.block for held in attention) < HEAP_LIMIT <= mlp[0].block
+        if self._heap_factor and is_split:
+            return Part(name, parts[0] + mlp[0].bytes)
+        return Part(name, max(parts))
 
     def _part(self, name: str, tensors: Sequence[Tensors]) -> Part:
         """With what the C library keeps beside blocks below its limit."""

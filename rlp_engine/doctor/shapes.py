@@ -98,11 +98,16 @@ def training_saved(shape: ModelShape, tokens: int, width: int, *, checkpointing:
     return [Tensors(part.bytes * shape.layers, part.block) for part in one] + last_norm
 
 
-def forward_held(shape: ModelShape, tokens: int, width: int) -> list[Tensors]:
-    """The most that a forward pass without gradients holds at a time: the MLP's act(gate), up and product beside the
-    residual and the normalised input."""
-    inner = 3 if shape.is_gated else 4
-    return [Tensors.of(inner, tokens * shape.intermediate * width), Tensors.of(2, tokens * shape.hidden * width)]
+def forward_held(shape: ModelShape, tokens: int, width: int) -> tuple[list[Tensors], list[Tensors]]:
+    """The most that a forward pass without gradients holds at a time, in its attention and in its MLP.
+
+    Attention, while queries are rotated: residual and normalised input; queries, keys, values; the two products and
+    the rotated copy. MLP: act(gate), up and product beside the residual and the normalised input.
+    """
+    query, key = shape.heads * shape.head_size, shape.key_value_heads * shape.head_size
+    wide = Tensors.of(2, tokens * shape.hidden * width)
+    attention = [wide, Tensors.of(4, tokens * query * width), Tensors.of(2, tokens * key * width)]
+    return attention, [Tensors.of(3 if shape.is_gated else 4, tokens * shape.intermediate * width), wide]
 
 
 def logprob_held(shape: ModelShape, tokens: int, width: int, *, gradients: bool) -> list[Tensors]:

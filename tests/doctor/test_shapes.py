@@ -108,3 +108,10 @@ def test_numbers_that_are_written_twice_because_their_owner_imports_torch():
     assert memory.REFILL_SHARE == native.REFILL_SHARE
     assert memory.FORWARD_FACTOR == rollout.FORWARD_FACTOR
     assert memory.DRAWS_AT_ONCE == collect.SHARD_PROMPTS == evaluate_policies.SHARD_PROMPTS
+
+
+def test_a_forward_pass_worked_by_hand():
+    attention, mlp = shapes.forward_held(shape_of(CONFIGS["untied"], is_policy=True), 5, 4)
+    # 5 tokens: two of width 4; four of the queries' width 4, two of the keys' width 2; three of the MLP's width 8
+    assert shapes.total(attention) == 5 * (2 * 4 + 4 * 4 + 2 * 2) * 4
+    assert shapes.total(mlp) == 5 * (3 * 8 + 2 * 4) * 4
