@@ -15,7 +15,21 @@ from typing import Annotated, NoReturn
 import typer
 import typer.main
 
-from rlp_cli.commands import clean, config, data, export, init, metrics, presets, report, run, stage, status, study
+from rlp_cli.commands import (
+    clean,
+    config,
+    data,
+    doctor,
+    export,
+    init,
+    metrics,
+    presets,
+    report,
+    run,
+    stage,
+    status,
+    study,
+)
 from rlp_cli.options import with_output
 from rlp_cli.render import Output, claim_stdout, hush, prepare_streams
 from rlp_cli.text import one_line
@@ -80,6 +94,7 @@ app.add_typer(_data, name="data")
 
 _add(app, "export", export.export)
 _add(app, "clean", clean.clean)
+_add(app, "doctor", doctor.doctor)
 
 
 def help_text(words: Sequence[str]) -> str | None:

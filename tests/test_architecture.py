@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"rlp_cli"},
-    {"study"},
+    {"study", "doctor"},
     {"stages"},
     {"training", "generation", "semantics", "evaluation", "report", "sandbox"},
     {"methods", "models"},

@@ -12,7 +12,7 @@ MOST_SETTINGS = 30_000  # characters of run.toml on the page
 
 
 def section(run: RunFiles) -> Markup:
-    head = ["Stage", "Status", "Time", "Peak memory", "Attempts", "Seed", "Why it ran"]
+    head = ["Stage", "Status", "Time", "Peak memory", "of it at start", "Attempts", "Seed", "Why it ran"]
     rows = [_row(stage) for stage in run.stages]
     table = tag(
         "table",
@@ -50,18 +50,28 @@ def duration(seconds: object) -> str:
 
 def _row(stage: StageFiles) -> Markup:
     record = stage.record
-    peak = record.get("peak_rss_bytes")
-    memory = number(peak / 2**30, 2, unit=" GiB") if isinstance(peak, int | float) else "–"
     return tag(
         "tr",
         tag("td", stage.name),
         tag("td", tag("span", stage.status, class_=f"tag {stage.status}")),
         tag("td", duration(record.get("seconds"))),
-        tag("td", memory),
+        tag("td", _peak(record)),
+        tag("td", _gibibytes(record.get("start_rss_bytes"))),
         tag("td", _attempts(record)),
         tag("td", number(record.get("seed"))),
         tag("td", clip(str(record.get("reason") or record.get("message") or ""), 90), class_="text"),
     )
+
+
+def _peak(record: Mapping[str, Any]) -> str:
+    """Of the process; with an accelerator also of its memory."""
+    device = record.get("peak_device_bytes")
+    own = _gibibytes(record.get("peak_rss_bytes"))
+    return f"{own} + {_gibibytes(device)} GPU" if isinstance(device, int | float) else own
+
+
+def _gibibytes(size: object) -> str:
+    return number(size / 2**30, 2, unit=" GiB") if isinstance(size, int | float) else "–"
 
 
 def _attempts(record: Mapping[str, Any]) -> str:

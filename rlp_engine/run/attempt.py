@@ -34,7 +34,7 @@ from rlp_engine.run.manifest import (
     read_manifest,
     record_contents,
 )
-from rlp_engine.run.resources import peak_memory_bytes, reset_peak_memory
+from rlp_engine.run.resources import peak_memory_bytes, reset_peak_memory, resident_memory_bytes
 
 FORCED = "--force"
 """The reason of an attempt that somebody asked for although there was none."""
@@ -157,13 +157,20 @@ class Attempt:
         self._record.write(self.out)
         write_json(self.out / CONFIG_FILE, self._work.config)
         reset_peak_memory()
+        self._start_rss_bytes = resident_memory_bytes()
         self._clock = time.monotonic()
         return self
 
     def commit(
-        self, summary: Mapping[str, Any], *, seed: int, platform: Mapping[str, Any], log_patterns: tuple[str, ...] = ()
+        self,
+        summary: Mapping[str, Any],
+        *,
+        seed: int,
+        platform: Mapping[str, Any],
+        log_patterns: tuple[str, ...] = (),
+        peak_device_bytes: int | None = None,
     ) -> Manifest:
-        """Steps 3 and 4 of the protocol."""
+        """Steps 3 and 4 of the protocol. `peak_device_bytes`: of the accelerator's memory, from whoever knows torch."""
         contents = record_contents(self.out, log_patterns)
         manifest = Manifest(
             name=self._name,
@@ -181,6 +188,8 @@ class Attempt:
             versions=self._record.versions,
             platform=dict(platform),
             attempts=self._record.attempt,
+            start_rss_bytes=self._start_rss_bytes,
+            peak_device_bytes=peak_device_bytes,
         )
         manifest.write(self.out)
         finish_commit(self._layout, self._name, self._events)

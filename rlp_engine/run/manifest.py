@@ -52,6 +52,8 @@ class Manifest:
     platform: dict[str, Any]
     attempts: int
     adopted_from: str = ""  # the run that made it, seen from this one: "../seed-42"; "" = this run did
+    start_rss_bytes: int | None = None  # held when the stage began: libraries, and what earlier stages left behind
+    peak_device_bytes: int | None = None  # of the accelerator's memory, as torch allocated it; None on a CPU
 
     def write(self, folder: Path) -> None:
         values = asdict(self)

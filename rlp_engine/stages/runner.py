@@ -23,7 +23,7 @@ from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.lock import RunLock
 from rlp_engine.run.manifest import current_versions
 from rlp_engine.run.reporting import LogReporter, NullReporter, Reporter, TeeReporter
-from rlp_engine.run.resources import ResourcesInWords
+from rlp_engine.run.resources import ResourcesInWords, release_memory
 from rlp_engine.run.signals import StopSignal
 from rlp_engine.stages.plan import SAFE_KEYS, PlannedStage, plan_chosen, resolve
 from rlp_engine.stages.selection import Chosen, Selection
@@ -187,6 +187,8 @@ class _Session:
             events=self.events,
         )
         lower = memory_keys(self.config, spec)
+        release_memory()  # what earlier stages of this process left
+        reset_device_peak()
         with attempt, ResourcesInWords(f"stage {name}", self.layout.run_dir, lower):
             if attempt.kept_aside:
                 aside = attempt.kept_aside.relative_to(self.layout.run_dir)
@@ -205,7 +207,13 @@ class _Session:
             summary = spec.load()(context)
             self._check_sources(stage)
             self.lock.check()
-            manifest = attempt.commit(summary, seed=self.config.seed, platform=_platform(), log_patterns=spec.wall_time)
+            manifest = attempt.commit(
+                summary,
+                seed=self.config.seed,
+                platform=_platform(),
+                log_patterns=spec.wall_time,
+                peak_device_bytes=device_peak(),
+            )
         seconds = time.monotonic() - started
         events.append("finished", seconds=round(seconds, 3), fingerprint=stage.fingerprint)
         self.reporter.stage_finished(name, seconds, manifest.summary)
@@ -311,7 +319,24 @@ def _log_files(layout: RunLayout) -> Iterator[tuple[int, LogReporter]]:
 
 def _platform() -> dict[str, Any]:
     """World size and device, without importing torch: a stage that used it has done so."""
+    cuda = _cuda_in_use()
+    return {"world_size": 1, "device": cuda.get_device_name() if cuda else "cpu", "system": sys.platform}
+
+
+def _cuda_in_use() -> Any | None:
+    """torch.cuda if a stage of this process has used it."""
     torch = sys.modules.get("torch")
-    is_cuda = torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized()
-    device = torch.cuda.get_device_name() if is_cuda else "cpu"
-    return {"world_size": 1, "device": device, "system": sys.platform}
+    return torch.cuda if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized() else None
+
+
+def reset_device_peak() -> None:
+    """Start measuring the accelerator's memory anew; blocks that torch keeps for later go back to the driver."""
+    if cuda := _cuda_in_use():
+        cuda.empty_cache()
+        cuda.reset_peak_memory_stats()
+
+
+def device_peak() -> int | None:
+    """Most bytes of tensors on the accelerator since the last reset; None where none is used."""
+    cuda = _cuda_in_use()
+    return cuda.max_memory_allocated() if cuda else None

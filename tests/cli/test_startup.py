@@ -67,7 +67,7 @@ def test_every_command_takes_the_four_words():
 def test_all_commands_of_the_specification_are_there():
     names = {" ".join(words) for words in commands()}
     wanted = "run init sft collect train-rm ppo sample embed synthesize refine-rm evaluate prepare status metrics"
-    wanted += " presets report export clean"
+    wanted += " presets report export clean doctor"
     assert set(wanted.split()) | {"config show", "config check", "config diff", "data check"} <= names
 
 

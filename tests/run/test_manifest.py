@@ -45,6 +45,16 @@ def test_what_was_written_is_read(folder):
     assert json.loads((folder / "stage.json").read_text())["status"] == "done"
 
 
+def test_a_stage_json_of_before_the_memory_fields_is_read(folder):
+    before = manifest(folder)
+    before.write(folder)
+    values = json.loads((folder / "stage.json").read_text())
+    assert values.pop("start_rss_bytes", 0) is None
+    assert values.pop("peak_device_bytes", 0) is None
+    (folder / "stage.json").write_text(json.dumps(values))
+    assert read_manifest(folder) == before
+
+
 def test_no_stage_json_means_not_complete(tmp_path):
     assert read_manifest(tmp_path) is None
     assert read_manifest(tmp_path / "nothing") is None

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from rlp_engine.errors import ResourceError
-from rlp_engine.run.resources import ResourcesInWords, as_resource_error, peak_memory_bytes, reset_peak_memory
+from rlp_engine.run.resources import (
+    ResourcesInWords,
+    as_resource_error,
+    peak_memory_bytes,
+    release_memory,
+    reset_peak_memory,
+    resident_memory_bytes,
+)
 
 
 def error_of(work) -> BaseException:
@@ -77,3 +84,16 @@ def test_peak_memory_is_of_the_time_since_the_last_reset():
     del block
     reset_peak_memory()
     assert peak_memory_bytes() < before + 30 * 2**20
+
+
+def test_memory_that_only_a_cycle_holds_is_given_back():
+    """A freed block below a live one stays with glibc, and a cycle stays until the collector comes."""
+    blocks = [bytearray(64 * 1024) for _ in range(1024)]  # small: from the heap
+    keeper = blocks[-1]
+    cycle = {"blocks": blocks}
+    cycle["self"] = cycle
+    del blocks, cycle
+    held = resident_memory_bytes()
+    release_memory()
+    assert resident_memory_bytes() < held - 40 * 2**20
+    assert len(keeper) == 64 * 1024

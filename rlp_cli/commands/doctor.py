@@ -1,0 +1,142 @@
+"""`rlp doctor [DIR | --preset NAME]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlp_cli.options import Preset, Sets
+from rlp_cli.render import Output
+from rlp_cli.text import size, toml_value
+from rlp_engine.errors import ResourceError
+
+if TYPE_CHECKING:
+    from rlp_engine.config.load import Resolved
+    from rlp_engine.doctor.report import Diagnosis
+
+SHOWN_SAVINGS = 4
+_LOADED = ("model.path", "sft.ready_model", "train_rm.base_model", "collect.annotator.path", "evaluate.judge.path")
+
+
+def doctor(
+    output: Output,
+    run_dir: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="The run directory; or give --preset.", show_default=False)
+    ] = None,
+    preset: Preset = "",
+    sets: Sets = None,
+    gpus: Annotated[
+        str, typer.Option("--gpus", metavar="COUNTxNAME-SIZEG", help="GPUs to reckon with, such as 8xA100-80G.")
+    ] = "",
+) -> None:
+    """Estimate the memory of every stage before anything is loaded, and whether it fits; exit 6 if not."""
+    from rlp_engine.doctor.machine import parse_gpus
+    from rlp_engine.doctor.report import examine
+    from rlp_engine.stages.pipeline import build_pipeline
+
+    named = parse_gpus(gpus) if gpus else None
+    if gpus and named is None:
+        raise typer.BadParameter(f"--gpus takes COUNTxNAME-SIZEG, such as 8xA100-80G or H200-141G, not '{gpus}'")
+    resolved = _load(run_dir, preset, sets or [])
+    for key, error in resolved.missing.items():
+        if key in _LOADED:
+            raise error
+    output.say("measuring what the libraries take ...", "dim")
+    found = examine(resolved.config, build_pipeline(resolved.config), run_dir, named)
+    _show(output, found)
+    for error in resolved.missing.values():
+        output.warn(f"{error.what}\n{error.mend}")
+    for note in found.notes:
+        output.warn(note)
+    output.result(_object(found))
+    _verdict(found, run_dir)
+
+
+def _load(run_dir: Path | None, preset: str, sets: list[str]) -> Resolved:
+    from rlp_engine.config.load import load_preset, load_run
+
+    if (run_dir is None) == (not preset):
+        raise typer.BadParameter("give either a run directory or --preset NAME")
+    if run_dir is None:
+        return load_preset(preset, sets, refuse_missing=False)
+    return load_run(run_dir, sets, refuse_missing=False)
+
+
+def _show(output: Output, found: Diagnosis) -> None:
+    rows = []
+    for stage in found.stages:
+        kinds = [size(stage.of_kind(kind)) for kind in ("weights", "training", "working")]
+        rows.append([stage.stage, stage.phase, size(stage.base), *kinds, size(found.needed(stage))])
+    head = ["stage", "at its peak", "libraries", "weights", "gradients, AdamW", "activations, cache"]
+    output.table([*head, f"needs ({'GPU' if found.gpus else 'RAM'})"], rows)
+    largest = found.largest
+    output.show()
+    output.show(f"{largest.stage} needs most, when it is at `{largest.phase}`:", "head")
+    parts = [(part.name, part.bytes) for part in largest.parts]
+    parts += [] if found.gpus else [("libraries", largest.base)]
+    output.table(["", "takes"], [[name, size(amount)] for name, amount in sorted(parts, key=lambda part: -part[1])])
+    output.show()
+    output.show(f"{_place(found)}: {_free(found.free)}; the run needs {size(found.needed(largest))}")
+    output.show(f"disk: {size(found.disk_free)} free; models and checkpoints need about {size(found.disk_needed)}")
+    versions = ", ".join(f"{name} {found.versions[name]}" for name in ("python", "torch", "transformers"))
+    output.say(f"{versions}; {'' if found.gpus else 'no GPU is used'}".rstrip("; "), "dim")
+    output.say("Sizes at the config's limits: every prompt and answer as long as it may be.", "dim")
+
+
+def _place(found: Diagnosis) -> str:
+    if not found.gpus:
+        return "memory of this machine"
+    return f"{found.gpus.name} ({'as named' if found.gpus.is_named else 'of this machine'})"
+
+
+def _free(amount: int | None) -> str:
+    return "free memory unknown" if amount is None else f"{size(amount)} free"
+
+
+def _verdict(found: Diagnosis, run_dir: Path | None) -> None:
+    """Raise what does not fit: exit 6, as when memory or disk run out in a run."""
+    largest = found.largest
+    if not found.fits:
+        ways = [f"--set {s.key}={toml_value(s.value)} ({size(s.bytes)})" for s in found.savings[:SHOWN_SAVINGS]]
+        raise ResourceError(
+            f"{largest.stage} will not fit: it needs {size(found.needed(largest))}, and {_free(found.free)}",
+            where=_place(found),
+            mend=f"one of {'; '.join(ways)}" if ways else "a smaller model or a larger machine",
+        )
+    if not found.disk_fits:
+        raise ResourceError(
+            f"the run will not fit on the disk: it needs {size(found.disk_needed)}, and {_free(found.disk_free)}",
+            where=str(run_dir or Path.cwd()),
+            mend="free some space, or lower checkpoint.keep",
+        )
+
+
+def _object(found: Diagnosis) -> dict[str, Any]:
+    """For --json."""
+    stages = [
+        {
+            "stage": stage.stage,
+            "kind": stage.kind,
+            "phase": stage.phase,
+            "needed_bytes": found.needed(stage),
+            "host_bytes": found.host(stage),
+            "device_bytes": stage.tensors if found.gpus else None,
+            "parts": {"libraries": stage.base} | {part.name: part.bytes for part in stage.parts},
+        }
+        for stage in found.stages
+    ]
+    gpus = found.gpus
+    return {
+        "fits": found.fits and found.disk_fits,
+        "largest": found.largest.stage,
+        "free_bytes": found.free,
+        "gpus": {"count": gpus.count, "name": gpus.name, "bytes": gpus.bytes} if gpus else None,
+        "disk": {"needed_bytes": found.disk_needed, "free_bytes": found.disk_free},
+        "stages": stages,
+        "savings": [{"key": s.key, "value": s.value, "needed_bytes": s.bytes} for s in found.savings],
+        "heap_factor": found.libraries.heap_factor,
+        "versions": found.versions,
+        "notes": found.notes,
+    }
