@@ -150,7 +150,7 @@ class SftConfig(Section):
     ready_model: str = Field("", description="folder or hub id of a policy that is already supervised-fine-tuned: the stage is then not needed")
     epochs: Positive = Field(3, description="passes over the demonstrations [AF]")
     minibatch: Positive = Field(128, description="demonstrations per optimizer step [AF]")
-    microbatch: Positive = Field(1, description="demonstrations per forward pass", json_schema_extra=SAFE)
+    microbatch: Positive = Field(1, description="demonstrations per forward pass, of the longest; as many tokens of shorter ones", json_schema_extra=SAFE)
     max_length: Positive = Field(512, description="tokens of prompt and response, cut on the right [AF]")
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-5)
 
@@ -193,7 +193,7 @@ class RewardTrainingConfig(Section):
 
     epochs: Positive = Field(1, description="passes over the pairs [AF]")
     minibatch: Positive = Field(16, description="pairs per optimizer step [AF]")
-    microbatch: Positive = Field(2, description="pairs per forward pass", json_schema_extra=SAFE)
+    microbatch: Positive = Field(2, description="pairs per forward pass, of the longest; as many tokens of shorter ones", json_schema_extra=SAFE)
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-6)
 
 
@@ -203,7 +203,7 @@ class TrainRmConfig(RewardTrainingConfig):
     base_model: str = Field("", description="folder or hub id of another backbone, with its own tokenizer; empty = the SFT policy [AF]")
     held_out: NonNegative = Field(500, description="pairs of D kept out of training, to measure accuracy [AF]; the same ones for every reward model of a run")
     max_length: Positive = Field(512, description="tokens of prompt and response, cut on the right [AF]; the same for every reward model of a run, in training and when it scores")
-    score_microbatch: Positive = Field(16, description="texts per forward pass when a reward model only scores", json_schema_extra=SAFE)
+    score_microbatch: Positive = Field(16, description="texts per forward pass, of the longest, when a reward model only scores", json_schema_extra=SAFE)
 
 
 class MultiViewConfig(Section):
@@ -254,7 +254,7 @@ class PpoConfig(Section):
     steps: Positive = Field(390, description="PPO steps, each with a fresh rollout: 10 passes over 20,000 instructions at 512 [AF]")
     rollout_batch: Positive = Field(512, description="answers sampled per step [AF]")
     minibatch: Positive = Field(256, description="answers per optimizer step [AF]")
-    microbatch: Positive = Field(2, description="answers per forward pass [AF]", json_schema_extra=SAFE)
+    microbatch: Positive = Field(2, description="answers per forward pass, of the longest; as many tokens of shorter ones [AF]", json_schema_extra=SAFE)
     epochs: Positive = Field(2, description="passes over each rollout [AF]")
     temperature: PositiveFloat = Field(1.0, description="of the rollouts; log-probabilities are divided by it too [AF]")
     kl_coefficient: NonNegativeFloat = Field(0.0067, description="weight of the KL penalty in the token rewards; simulated preferences 0.0067, human 0.02 [AF]")
