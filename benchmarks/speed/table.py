@@ -206,8 +206,7 @@ def _machine(results: dict[str, list[Line]]) -> str:
     """Versions of both sides, from the lines themselves."""
     found: dict[str, set[str]] = {}
     for line in (line for lines in results.values() for line in lines):
-        side = "rlp's side" if line["side"] in ("ours", "rlp") else "the peer's"
         for name, version in line.get("versions", {}).items():
-            found.setdefault(f"{side}: {name}", set()).add(version)
+            found.setdefault(name, set()).add(version)
     text = "; ".join(f"{name} {', '.join(sorted(versions))}" for name, versions in sorted(found.items()))
-    return f"Median (smallest to largest). Versions: {text}.\n"
+    return f"Median (smallest to largest). Versions, the same on both sides unless two are named: {text}.\n"
