@@ -17,6 +17,7 @@ LAYERS = [
     {"data"},
     {"run"},
     {"config"},
+    {"distributed"},
     {"errors", "randomness"},
 ]
 HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
