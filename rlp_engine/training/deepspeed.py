@@ -13,6 +13,8 @@ Further groups (the heads of UML) are small. They stay whole on every rank, and 
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,7 +78,10 @@ class DeepSpeedUpdater:
         }
         assert self._names, f"group {self._group.name} has nothing to train"
         self._shapes = {name: parameter.shape for name, parameter in self._names.items()}
-        dtype = next(iter(self._names.values())).dtype
+        # DeepSpeed wants one precision: float32 adapters and heads on a bfloat16 base go down to bfloat16 in the
+        # forward pass. Their float32 copies, which AdamW works on, are what a checkpoint holds.
+        dtypes = {parameter.dtype for parameter in shell.parameters()}
+        dtype = torch.bfloat16 if torch.bfloat16 in dtypes else torch.float32
         self.engine = _engine(shell, list(self._names.values()), config, deepspeed, dtype)
         self._zero_stage = self.engine.zero_optimization_stage()
         self._flat = _flat_partitions(self.engine.optimizer)
@@ -354,9 +359,9 @@ def _import_deepspeed() -> Any:
         raise ModelError(
             "training in many processes needs DeepSpeed", found=str(error), mend="pip install 'rlp[deepspeed]'"
         ) from error
-    import logging
-
     deepspeed.utils.logger.setLevel(logging.WARNING)
+    # DeepSpeed calls torch's collectives by names that torch renames: nothing that a user could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     if not torch.cuda.is_available():
         # An optional collective, compiled at the first start on a CPU; a killed build blocks all later ones.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -8,6 +8,7 @@ trains each task up to STEPS under each ZeRO stage in OUT/zero-N/NAME; run again
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -37,6 +38,8 @@ TASKS = {
 
 def train_up_to(name: str, folder: Path, out: Path, steps: int):
     task = TASKS[name](folder)
+    if world().launched and task.updater.engine.zero_optimization_stage() == 3:
+        assert not task.updater.engine.optimizer.persistent_parameters  # every weight is in parts
     task.total_steps = min(steps, task.total_steps)
     train(task, out, every_steps=4)
     state = task.state()
@@ -56,11 +59,19 @@ def work(rank: int, port: int, folder: Path, out: Path, steps: int, names: list[
         }
     )
     for stage in stages:
-        tiny_tasks.DEEPSPEED = DeepSpeedConfig(zero_stage=stage)
+        tiny_tasks.DEEPSPEED = DeepSpeedConfig(config_file=write_settings(out, stage))
         for name in names:
-            (out / f"zero-{stage}").mkdir(parents=True, exist_ok=True)
+            (out / f"zero-{stage}").mkdir(exist_ok=True)
             train_up_to(name, folder, out / f"zero-{stage}" / name, steps)
     leave()
+
+
+def write_settings(out: Path, stage: int) -> str:
+    """ZeRO-3 leaves parameters as small as these whole unless told otherwise."""
+    settings = {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}}
+    path = out / f"zero-{stage}.json"
+    path.write_text(json.dumps(settings))
+    return str(path)
 
 
 def free_port() -> int:
@@ -70,6 +81,7 @@ def free_port() -> int:
 
 
 def main(folder: str, out: str, steps: str, names: str, stages: str) -> int:
+    Path(out).mkdir(exist_ok=True)
     port = free_port()
     children = []
     for rank in range(SIZE):
