@@ -69,7 +69,7 @@ def test_no_pairs_is_an_error(folder):
 
 
 def test_a_training_pass_goes_through_the_layers_once(folder):
-    """Ranks under ZeRO-3 go through them together: what a model can do is tried before, not in one rank's first pass."""
+    """Ranks under ZeRO-3 go through them together: what a model can do is tried before, not in one rank's pass."""
     reward, policy = pairs_task(folder), sft_task(folder)
     calls = []
     for module in (reward.reward_model.backbone, policy.policy.model.base_model):
