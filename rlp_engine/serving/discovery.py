@@ -17,11 +17,12 @@ import httpx2
 from rlp_engine.config.schema import ServerConfig
 from rlp_engine.errors import ServerError
 from rlp_engine.run.signals import StopSignal
-from rlp_engine.serving.client import CONNECT_SECONDS, POLL_SECONDS, api_key, headers_of, no_proxy_for
+from rlp_engine.serving.connect import CONNECT_SECONDS, api_key, headers_of, no_proxy_for
 from rlp_engine.serving.kinds import KINDS, Kind
 from rlp_engine.serving.pool import Backoff
 
 TRANSFORMERS_PATHS = {"/load_model", "/v1/completions", "/v1/responses"}
+POLL_SECONDS = 0.1  # between looks at the stop signal
 OWNERS = {"vllm": "vllm", "sglang": "sglang"}
 
 
