@@ -17,7 +17,7 @@ def api_key(config: ServerConfig) -> str:
     """The key in the environment, "" where the config names no variable.
 
     Raises:
-        ConfigError: the variable is not set, or empty.
+        ConfigError: the variable is not set, or holds what no header can.
     """
     if not config.api_key_env:
         return ""
@@ -27,6 +27,12 @@ def api_key(config: ServerConfig) -> str:
             f"the environment variable {config.api_key_env} is not set",
             where="api_key_env",
             mend=f"export {config.api_key_env}=..., or take api_key_env out for a server without keys",
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:  # and not shown
+        raise ConfigError(
+            f"the environment variable {config.api_key_env} does not hold a key",
+            where="api_key_env",
+            want="one line of ASCII without spaces",
         )
     return key
 

@@ -101,7 +101,7 @@ class Work:
             failure = None
             try:
                 return await self._send(server, index, request, attempts)
-            except (httpx2.TransportError, httpx2.DecodingError, TimeoutError, Malformed) as error:
+            except (httpx2.RequestError, TimeoutError, Malformed) as error:
                 failure = of_exception(error)
             except PassingFailure as error:
                 failure = error
