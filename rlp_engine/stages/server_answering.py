@@ -43,7 +43,8 @@ from rlp_engine.stages.spec import StageContext
 
 CHECKED = 64  # answers of a shard that the local model reads, in each launch
 # Of an answer's log-probability, nats divided by the root of its tokens, mean over those answers. Rounding adds up like
-# that: bfloat16 made 0.01 of it in a random model. A policy that is 5 nats off (PPO's from SFT's, say) makes 0.3 in 300 tokens.
+# that: bfloat16 made 0.01 of it in a random model. A policy that is 5 nats off (PPO's from SFT's, say) makes 0.3 of it
+# in 300 tokens.
 MAX_LOGPROB_ERROR = 0.1
 
 Row = Mapping[str, Any]  # of a pending file: prompt_id, draw, token_ids, finish_reason, logprob
