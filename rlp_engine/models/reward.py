@@ -21,7 +21,7 @@ from rlp_engine.errors import ModelError
 from rlp_engine.models.export import save_module
 from rlp_engine.models.inputs import last_live_index, model_inputs, position_limit
 from rlp_engine.models.loading import ensure_pad_token, hidden_size, load_config, load_module, load_tokenizer
-from rlp_engine.models.pairs import can_pack, is_worth_packing, pack_pairs, pair_length, pair_states
+from rlp_engine.models.pairs import PairRows, can_pack, is_worth_packing, pack_pairs, pair_length, pair_states
 
 HEAD = "score"  # the attribute that decoder sequence classifiers of transformers keep their head in
 
@@ -49,12 +49,14 @@ class RewardModel(nn.Module):
     def head(self) -> nn.Linear:
         return getattr(self.model, HEAD)
 
-    def forward(self, ids_BL: Tensor, attention_BL: Tensor) -> RewardOutput:
-        """Reward at the last live token of each row, whatever the padding side.
+    def forward(self, ids_BL: Tensor | PairRows, attention_BL: Tensor | None = None) -> RewardOutput:
+        """Reward at the last live token of each row, whatever the padding side; or of pairs, two to a row.
 
         Equals the logits of plain transformers up to rounding (theirs are in the model's dtype, ours in
         float32): v is the last layer's state after the final norm.
         """
+        if isinstance(ids_BL, PairRows):
+            return self._output(pair_states(self.backbone, ids_BL))
         last_B = last_live_index(attention_BL)
         is_right_padded = bool((attention_BL.sum(dim=-1) == last_B + 1).all())
         inputs = model_inputs(self.backbone, ids_BL, None if is_right_padded else attention_BL)
@@ -64,14 +66,14 @@ class RewardModel(nn.Module):
     def forward_pairs(self, first: Sequence[Sequence[int]], second: Sequence[Sequence[int]]) -> RewardOutput:
         """Rewards (2P,) and hidden states (2P, D) of the first sequences, then of the second ones, in one pass.
 
-        What the two sequences of a pair begin with is read once where that spares work (models/pairs.py).
+        What the two sequences of a pair begin with is read once where that spares work (models/pairs.py). Either way
+        it is one call of this module: under ZeRO-3 ranks go through the same modules, whatever their pairs are like.
         """
         device = next(self.model.parameters()).device
         pad_id = self.tokenizer.pad_token_id
         longest = max(pair_length(*pair) for pair in zip(first, second, strict=True))
         if is_worth_packing(first, second) and can_pack(self.backbone, longest):
-            rows = pack_pairs(first, second, pad_id, self.backbone.dtype).to(device)
-            return self._output(pair_states(self.backbone, rows))
+            return self(pack_pairs(first, second, pad_id, self.backbone.dtype).to(device))
         ids_BL, attention_BL = pad([*first, *second], pad_id, "right")
         return self(ids_BL.to(device), attention_BL.to(device))
 

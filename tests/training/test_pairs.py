@@ -3,10 +3,11 @@ from collections import defaultdict
 
 import pytest
 import torch
-from training.tiny_tasks import PAIRS, pairs_task, sft_task
+from training.tiny_tasks import PAIRS, pairs_task, reward_of, sft_task
 
 from rlp_engine.errors import DataError
 from rlp_engine.methods.bradley_terry import bradley_terry_loss
+from rlp_engine.models.pairs import can_pack, is_worth_packing
 
 
 def gradients(task, rows):
@@ -78,3 +79,21 @@ def test_a_training_pass_goes_through_the_layers_once(folder):
         calls.clear()
         share()
         assert len(calls) == 1
+
+
+def test_pairs_of_every_kind_go_through_the_same_modules(folder):
+    """Under ZeRO-3 every module is a collective: ranks with other kinds of pairs would wait for ever."""
+    model = reward_of(folder)
+    alike, unlike = ([7, 8, 9, 10, 11, 3], [7, 8, 9, 10, 11, 4]), ([5, 6, 3], [8, 9, 4])
+    assert is_worth_packing([alike[0]], [alike[1]])
+    assert not is_worth_packing([unlike[0]], [unlike[1]])
+    can_pack(model.backbone, 0)
+    calls = []
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    passes = []
+    for first, second in (alike, unlike):
+        calls.clear()
+        model.forward_pairs([first], [second])
+        passes.append(list(calls))
+    assert passes[0] == passes[1]
