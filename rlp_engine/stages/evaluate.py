@@ -34,13 +34,13 @@ from typing import Any
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.rows import read_prompts
 from rlp_engine.evaluation.gain import gain
-from rlp_engine.evaluation.judges import Judge, preferences
+from rlp_engine.evaluation.judges import Judge, ScoringJudge, preferences
 from rlp_engine.evaluation.winrate import paired_bootstrap, win_rate
 from rlp_engine.run.atomic import write_json, write_text
 from rlp_engine.stages.common import prepare_device
 from rlp_engine.stages.evaluate_policies import SFT, Judged, best_of_n, judge_policy
 from rlp_engine.stages.evaluate_rewards import load_scorer, reward_model_results, synthetic_pair_results
-from rlp_engine.stages.judging import build_judge
+from rlp_engine.stages.judging import build_judge, told_costs
 from rlp_engine.stages.pipeline import is_curve_point
 from rlp_engine.stages.spec import StageContext
 
@@ -62,7 +62,7 @@ def run(context: StageContext) -> dict[str, Any]:
         "synthetic_pairs": synthetic_pair_results(context, judge),
     }
     write_json(context.out / "results.json", results)
-    return {"policies": {row["name"]: row["win_rate"] for row in results["policies"]}}
+    return {"policies": {row["name"]: row["win_rate"] for row in results["policies"]}, **told_costs(context, judge)}
 
 
 def policy_names(context: StageContext) -> list[str]:
@@ -97,15 +97,22 @@ def policy_results(
     """The rows of every policy, and differences of the trained policies' win-rates, paired by instruction."""
     judged = [i for i, reference in enumerate(references) if reference is not None]
     reference_texts = [references[i] for i in judged]
-    reference_scores = judge.scores([prompts[i] for i in judged], reference_texts)
+    judged_prompts = [prompts[i] for i in judged]
+    is_scoring = isinstance(judge, ScoringJudge)
+    reference_scores = judge.scores(judged_prompts, reference_texts) if is_scoring else None
     rows, judgements, lines = [], {}, []
     for policy in policies:
-        texts, scores = [policy.answers[i].text for i in judged], [policy.scores[i] for i in judged]
-        preference = preferences(reference_scores, scores, reference_texts, texts)
+        texts = [policy.answers[i].text for i in judged]
+        if is_scoring:
+            scores = [policy.scores[i] for i in judged]
+            preference = preferences(reference_scores, scores, reference_texts, texts)
+        else:
+            context.reporter.line(f"{context.spec.name}: judging {policy.name}")
+            preference = judge.compare(judged_prompts, reference_texts, texts)
         judgements[policy.name] = preference
         rows.append(policy_row(policy, policies[0], preference))
         for i, value, text, reference in zip(judged, preference, texts, reference_texts, strict=True):
-            lines.append(annotation(prompts[i], policy.name, reference, text, value, judge.name))
+            lines.append(annotation(prompts[i], policy.name, reference, text, value, judge.annotator_of(prompts[i])))
     write_text(
         context.out / "annotations.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     )
@@ -116,13 +123,15 @@ def policy_results(
     }
 
 
-def policy_row(policy: Judged, sft: Judged, preference: Sequence[float]) -> dict[str, Any]:
+def policy_row(policy: Judged, sft: Judged, preference: Sequence[float | None]) -> dict[str, Any]:
     answers = policy.answers
-    gained = None if policy.name == SFT else asdict(gain(policy.scores, sft.scores, policy.parts, sft.parts))
+    gained = None
+    if policy.name != SFT and policy.scores is not None:
+        gained = asdict(gain(policy.scores, sft.scores, policy.parts, sft.parts))
     return {
         "name": policy.name,
         **asdict(win_rate(preference)),
-        "mean_score": statistics.fmean(policy.scores),
+        "mean_score": None if policy.scores is None else statistics.fmean(policy.scores),
         "kl": policy.kl,
         "mean_tokens": statistics.fmean(len(answer.token_ids) for answer in answers),
         "mean_characters": statistics.fmean(len(answer.text) for answer in answers),
@@ -133,7 +142,7 @@ def policy_row(policy: Judged, sft: Judged, preference: Sequence[float]) -> dict
 
 
 def annotation(
-    prompt: Prompt, generator: str, reference: str, output: str, preference: float, judge: str
+    prompt: Prompt, generator: str, reference: str, output: str, preference: float | None, judge: str
 ) -> dict[str, Any]:
     """One row of AlpacaEval's annotation files: output_1 is the reference, preference 2 = our output is better."""
     return {
@@ -149,7 +158,7 @@ def annotation(
 
 
 def paired_differences(
-    names: Sequence[str], judgements: dict[str, list[float]], seed: int, matched: str
+    names: Sequence[str], judgements: dict[str, list[float | None]], seed: int, matched: str
 ) -> list[dict[str, Any]]:
     """PPO against SFT, every method against PPO, and against the reseed control the method whose steps it matches."""
     pairs = [("ppo", SFT)]

@@ -10,13 +10,14 @@ import torch
 
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.data.templates import PromptTemplate
-from rlp_engine.evaluation.judges import Judge, best_of
+from rlp_engine.evaluation.judges import Judge, ScoringJudge, best_of
 from rlp_engine.generation.logprobs import sequence_logprobs
 from rlp_engine.models.policy import Policy, load_policy
 from rlp_engine.models.reward import ResponseScorer
 from rlp_engine.run.atomic import write_json
 from rlp_engine.sandbox.data import World
 from rlp_engine.stages.answering import Answerer, answer_in_shards, answerer, iterate_folder
+from rlp_engine.stages.pipeline import is_curve_point
 from rlp_engine.stages.spec import StageContext
 
 SHARD_PROMPTS = 512  # instructions per committed shard
@@ -28,16 +29,18 @@ class Judged:
     """One policy's decoded answers to the judged prompts, what the judge says of them, and its T = 1 samples.
 
     `parts` and `sample_parts` are what the sandbox's gold reward of each is made of; empty with any other judge.
+    A judge that only compares gives no scores, and `compared` instead.
     """
 
     name: str
     answers: list[Sample]
-    scores: list[float]
+    scores: list[float] | None
     parts: list[dict[str, float]]
     samples: list[Sample]  # samples_per_prompt a prompt, at T = 1
-    sample_scores: list[float]
+    sample_scores: list[float] | None
     sample_parts: list[dict[str, float]]
     kl: float | None  # nats a sequence, mean of log pi/pi_SFT over `samples`
+    compared: list[list[tuple[int, int, float | None]]] | None = None  # of each prompt's samples: `compare_samples`
 
 
 def load_named(context: StageContext, name: str, device: torch.device) -> Policy:
@@ -78,6 +81,9 @@ def judge_policy(
         judge_samples(judge, prompts, samples),
         gold_parts(context, prompts, samples),
         None if name == SFT else sequence_kl(context, sampling, prompts, samples, device),
+        None
+        if isinstance(judge, ScoringJudge) or is_curve_point(name)
+        else compare_samples(judge, prompts, samples, config.samples_per_prompt),
     )
 
 
@@ -86,11 +92,34 @@ def drawn(context: StageContext, source: Answerer, prompts: Sequence[Prompt], dr
     return [sample for shard in iterate_folder(context.out / folder) for sample in shard]
 
 
-def judge_samples(judge: Judge, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[float]:
+def judge_samples(judge: Judge, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[float] | None:
+    """Scores; None of a judge that only compares."""
+    if not isinstance(judge, ScoringJudge):
+        return None
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     return judge.scores(
         [by_id[s.prompt_id] for s in samples], [s.text for s in samples], [s.finish_reason for s in samples]
     )
+
+
+def compare_samples(
+    judge: Judge, prompts: Sequence[Prompt], samples: Sequence[Sample], per_prompt: int
+) -> list[list[tuple[int, int, float | None]]]:
+    """(i, j, preference) of the samples 0 and 1, 2 and 3, ... of each prompt.
+
+    Disjoint pairs: all pairs of 4 samples would be three times as many paid judgements, and not independent ones.
+    """
+    pairs = [(i, i + 1) for i in range(0, per_prompt - 1, 2)]
+    rows = [(prompt, p * per_prompt + i, p * per_prompt + j) for p, prompt in enumerate(prompts) for i, j in pairs]
+    preferences = judge.compare(
+        [prompt for prompt, _, _ in rows],
+        [samples[i].text for _, i, _ in rows],
+        [samples[j].text for _, _, j in rows],
+        finish_reasons_1=[samples[i].finish_reason for _, i, _ in rows],
+        finish_reasons_2=[samples[j].finish_reason for _, _, j in rows],
+    )
+    judged = iter(preferences)
+    return [[(i, j, next(judged)) for i, j in pairs] for _ in prompts]
 
 
 def gold_parts(context: StageContext, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[dict[str, float]]:
@@ -140,7 +169,7 @@ def best_of_n(
     write_outputs(context, name, prompts, answers)
     # No KL: log n - (n - 1)/n bounds that of an exact best-of-n, but it is not one measured here.
     scores, parts = judge_samples(judge, prompts, answers), gold_parts(context, prompts, answers)
-    return Judged(name, answers, scores, parts, [], [], [], None)
+    return Judged(name, answers, scores, parts, [], None, [], None)
 
 
 def write_outputs(context: StageContext, name: str, prompts: Sequence[Prompt], answers: Sequence[Sample]) -> None:

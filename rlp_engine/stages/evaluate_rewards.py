@@ -1,4 +1,4 @@
-"""What `evaluate` says of the reward models and of the synthetic pairs, the judge's scores being the truth."""
+"""What `evaluate` says of the reward models and of the synthetic pairs, the judge's word being the truth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.rows import read_pairs
 from rlp_engine.evaluation.judges import Judge
-from rlp_engine.evaluation.reward_accuracy import RewardAccuracy, pair_accuracy, reward_accuracy
+from rlp_engine.evaluation.reward_accuracy import RewardAccuracy, compared_accuracy, confirmed_share, reward_accuracy
 from rlp_engine.models.reward import ResponseScorer
 from rlp_engine.stages.common import response_scorer
 from rlp_engine.stages.evaluate_policies import Judged
@@ -59,7 +59,10 @@ def accuracy_on(rewards: Sequence[float], policy: Judged, per_prompt: int) -> di
     Args:
         rewards: of the policy's samples, in their order, `per_prompt` to each prompt.
     """
-    groups, truth = grouped(rewards, per_prompt), grouped(policy.sample_scores, per_prompt)
+    groups = grouped(rewards, per_prompt)
+    if policy.sample_scores is None:
+        return numbers(compared_accuracy(groups, policy.compared))
+    truth = grouped(policy.sample_scores, per_prompt)
     entry = numbers(reward_accuracy(groups, truth))
     if policy.sample_parts:
         correct = grouped([part["correct"] for part in policy.sample_parts], per_prompt)
@@ -75,19 +78,21 @@ def synthetic_pair_results(context: StageContext, judge: Judge) -> list[dict[str
             name = key.removeprefix(PAIRS)
             if source not in known:
                 context.reporter.line(f"{context.spec.name}: synthetic pairs of {name}")
-                known[source] = numbers(judged_pairs(Path(source), judge))
+                preferences = judged_pairs(Path(source), judge)
+                known[source] = numbers(confirmed_share(preferences)) | {"dropped": preferences.count(None)}
             rows.append({"name": name, "method": name.rpartition("/")[2], **known[source]})
     return rows
 
 
-def judged_pairs(path: Path, judge: Judge) -> RewardAccuracy:
-    """The judge's verdict on pairs.jsonl of a synthesize stage."""
+def judged_pairs(path: Path, judge: Judge) -> list[float | None]:
+    """The judge's preference between chosen (1) and rejected (2) of each row in pairs.jsonl of a synthesize stage."""
     pairs = read_pairs(path)
-    prompts = [pair.prompt for pair in pairs]
-    chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
-    return pair_accuracy(
-        judge.scores(prompts, chosen, [pair.meta["finish_chosen"] for pair in pairs]),
-        judge.scores(prompts, rejected, [pair.meta["finish_rejected"] for pair in pairs]),
+    return judge.compare(
+        [pair.prompt for pair in pairs],
+        [pair.chosen for pair in pairs],
+        [pair.rejected for pair in pairs],
+        finish_reasons_1=[pair.meta["finish_chosen"] for pair in pairs],
+        finish_reasons_2=[pair.meta["finish_rejected"] for pair in pairs],
     )
 
 
