@@ -11,8 +11,9 @@ an out-of-memory run must be able to go on with a smaller one. METHOD sources: [
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SAFE = {"safe": True}
 
@@ -139,6 +140,45 @@ class DeepSpeedConfig(Section):
         if self.offload_parameters != "none" and self.zero_stage != 3:
             raise ValueError("offload_parameters needs zero_stage 3")
         return self
+
+
+class ServerConfig(Section):
+    """OpenAI-compatible servers of one model, and how patiently they are asked (rlp_engine/serving)."""
+
+    base_urls: list[str] = Field([], description="addresses such as `http://127.0.0.1:8000/v1`, all of the same model; requests go to the one with the fewest in flight, and those of a dead one to the others", json_schema_extra=SAFE)
+    model: str = Field("", description="the model's name in requests; empty = the name the stage gives it")
+    kind: Literal["auto", "vllm", "sglang", "tgi", "transformers", "openai"] = Field("auto", description="what serves: decides whether prompts go as token ids, and which fields beyond OpenAI's are sent; `auto`: /v1/models tells, else `openai`", json_schema_extra=SAFE)
+    api_key_env: str = Field("", description="NAME of the environment variable that holds the key (never the key itself); empty = no key", json_schema_extra=SAFE)
+    max_in_flight: Positive = Field(32, description="requests that one server works on at a time", json_schema_extra=SAFE)
+    timeout_seconds: PositiveFloat = Field(600.0, description="seconds in which a request must be answered whole", json_schema_extra=SAFE)
+    max_retries: NonNegative = Field(8, description="times a request is sent again after 429, 5xx, a timeout, a dropped connection or an answer that is not whole", json_schema_extra=SAFE)
+    backoff_seconds: PositiveFloat = Field(1.0, description="pause before the first retry, doubled with each (half of it is random); a longer Retry-After of the server is obeyed", json_schema_extra=SAFE)
+    max_backoff_seconds: PositiveFloat = Field(60.0, description="longest pause of our own before a retry", json_schema_extra=SAFE)
+
+    @field_validator("base_urls")
+    @classmethod
+    def _addresses(cls, urls: list[str]) -> list[str]:
+        urls = [url.strip().rstrip("/") for url in urls]
+        for url in urls:
+            try:
+                parts = urlsplit(url)
+                whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            except ValueError:  # a port that is no number, a bracket that stays open
+                whole = False
+            if not whole:
+                raise ValueError(f"'{url}' is no address: want http://HOST:PORT/v1")
+            if parts.username is not None or parts.query or parts.fragment:
+                raise ValueError(f"an address of {parts.hostname} holds more than host, port and path: name a key's variable in api_key_env instead")
+        if len(set(urls)) < len(urls):
+            raise ValueError("an address is named twice")
+        return urls
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _name_of_a_variable(cls, name: str) -> str:
+        if name and not name.isidentifier():  # and not shown: it may be the key itself
+            raise ValueError("want the NAME of an environment variable (letters, digits, _), not the key itself")
+        return name
 
 
 class GenerationConfig(Section):
