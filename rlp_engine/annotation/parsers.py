@@ -17,7 +17,11 @@ from rlp_engine.config.annotators import Annotator
 
 FIRST, DRAW, SECOND = 1.0, 1.5, 2.0
 # What may stand before a label: quotation marks, brackets, and words such as "The better output is".
-_LEAD = r"""[\s"'`*(\[#:]*?(?:(?:the|better|best|output|response|answer|option|choice|number|is)\b[\s"'`*(\[#:]*?){0,6}"""
+_OPEN = r"""[\s"'`*(\[#:]*?"""
+_LEAD = rf"{_OPEN}(?:(?:the|better|best|one|output|response|answer|option|choice|number|is)\b{_OPEN}){{0,6}}"
+_END = (
+    r"""(?=\s*(?:$|[\n.,;:!)\]"'`*-])|\s+is\s+(?:(?:clearly|slightly|much|far|the)\s+)*better\b)"""  # not `1 is worse`
+)
 _OTHERWISE = r"\s*(?:/|,|&|=|\bor\b|\band\b)\s*"
 _FLAT_LIST = re.compile(r"\[[^\[\]]*\]")
 
@@ -36,10 +40,10 @@ def read_preference(annotator: Annotator, text: str, top: Mapping[str, float] | 
 
 
 def by_label(text: str, labels: Sequence[str]) -> float | None:
-    """The answer begins with a label: `2`, `"2"`, `(2)`, `Output 2`, `The better output is 2`. Not `1 or 2`."""
+    """The answer begins with a label: `2`, `"2"`, `(2)`, `Output 2 is better`, `The better one is 2`. Not `1 or 2`."""
     one, two = map(re.escape, labels)
     either = "|".join(sorted((one, two), key=len, reverse=True))
-    found = re.match(f"{_LEAD}({either})(?!\\w)", text, re.IGNORECASE)
+    found = re.match(f"{_LEAD}({either})(?!\\w){_END}", text, re.IGNORECASE)
     if found is None or re.match(f"{_OTHERWISE}(?:{either})(?!\\w)", text[found.end() :], re.IGNORECASE):
         return None
     return _of(found[1], labels)

@@ -42,7 +42,9 @@ class Annotator(Section):
     top_p: PositiveFloat = Field(1.0, le=1.0, description="nucleus")
     max_tokens: Positive = Field(100, description="tokens of the answer, at most")
     parser: Literal["label", "ranking", "json", "logprobs"] = Field("label", description="how the answer is read")
-    labels: list[str] = Field(["1", "2"], min_length=2, max_length=2, description="what names the output shown first, and the second")
+    labels: list[str] = Field(
+        ["1", "2"], min_length=2, max_length=2, description="what names the output shown first, and the second"
+    )
     field: str = Field("", description="parser = `json`: the field that holds the label")
 
     @model_validator(mode="after")

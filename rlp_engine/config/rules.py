@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlp_engine.config.annotators import annotator_path, load_annotator
 from rlp_engine.config.schema import METHODS, MULTI_VIEW, DataFile, RunConfig
+from rlp_engine.errors import ConfigError
 
 ALPACAFARM = {
     "ppo.kl_estimator": "clamped",
@@ -146,6 +148,52 @@ def _judges(config: RunConfig) -> Iterator[Problem]:
             yield Problem(
                 (f"{key}.path", f"{key}.kind"), f"{key}.path is not read when {key}.kind = 'gold'", "remove one"
             )
+        if used and judge.kind == "server" and judge.path:
+            what = f"{key}.path is not read when {key}.kind = 'server'"
+            yield Problem((f"{key}.path", f"{key}.kind"), what, "judge.annotators says who judges")
+    users = server_judges(config)
+    if users and not config.judge.server.base_urls:
+        asks = next(iter(users))
+        yield Problem(
+            ("judge.server.base_urls", asks),
+            f"{asks} = 'server', and judge.server.base_urls names none",
+            '--set judge.server.base_urls=["http://127.0.0.1:8000/v1"]',
+        )
+    if "collect.annotator.kind" in users and config.collect.label_noise.temperature:
+        yield Problem(
+            ("collect.label_noise.temperature", "collect.annotator.kind"),
+            "collect.label_noise.temperature needs scores, and annotators by server only compare",
+            "use collect.label_noise.flip_share",
+        )
+
+
+def server_judges(config: RunConfig) -> dict[str, list[str]]:
+    """Key that asks for annotators behind a server -> their names or paths."""
+    found = {}
+    if config.collect.source == "annotator" and config.collect.annotator.kind == "server":
+        found["collect.annotator.kind"] = config.judge.annotators
+    if config.evaluate.judge.kind == "server":
+        found["evaluate.judge.kind"] = config.judge.annotators
+    if "rlaif" in config.methods and config.synthesize.rlaif.engine == "server":
+        found["synthesize.rlaif.engine"] = config.synthesize.rlaif.annotators
+    return found
+
+
+def annotator_problems(config: RunConfig) -> list[Problem]:
+    """Annotators that are not there, not sound, or without a model."""
+    problems = {}
+    for asks, names in server_judges(config).items():
+        key = "synthesize.rlaif.annotators" if asks.startswith("synthesize") else "judge.annotators"
+        for name in names:
+            try:
+                annotator = load_annotator(annotator_path(name))
+            except ConfigError as error:
+                problems[name] = Problem((key,), f"{error.what}  ({error.where})", error.mend)
+                continue
+            if not annotator.model and not config.judge.server.model:
+                what = f"annotator '{annotator.name}' names no model, and judge.server.model is empty"
+                problems[name] = Problem((key, "judge.server.model"), what, "--set judge.server.model=NAME")
+    return list(problems.values())
 
 
 def _collect(config: RunConfig) -> Iterator[Problem]:
@@ -208,7 +256,7 @@ def value_of(config: RunConfig, key: str) -> Any:
 
 def file_problems(config: RunConfig) -> list[Problem]:
     """Local files and folders that the config names and that are not there. Hub ids are not looked up."""
-    problems = []
+    problems = annotator_problems(config)
     for table in DATA_TABLES:
         file: DataFile = getattr(config.data, table)
         problems += _missing_data(f"data.{table}.path", file.path)

@@ -22,7 +22,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from rlp_engine.config.schema import MULTI_VIEW, SYNTHESIS, DataFile, RunConfig
+from rlp_engine.config.annotators import annotator_path
+from rlp_engine.config.schema import MULTI_VIEW, SYNTHESIS, DataFile, JudgeConfig, RunConfig
 from rlp_engine.errors import ConfigError
 from rlp_engine.stages.spec import StageInput, StageSpec
 
@@ -93,6 +94,22 @@ def _external(name: str, path: str) -> tuple[StageInput, ...]:
     return (StageInput(name, path=path),) if path else ()
 
 
+def _judge_inputs(config: RunConfig, name: str, judge: JudgeConfig) -> tuple[StageInput, ...]:
+    """What a judge is read from: a reward model, or the files of annotators."""
+    if judge.kind == "server":
+        return _annotator_inputs(config.judge.annotators)
+    return _external(name, judge.path if judge.kind == "reward-model" else "")
+
+
+def _annotator_inputs(names: list[str]) -> tuple[StageInput, ...]:
+    """Their content is in the stage's fingerprint, wherever the files lie."""
+    return tuple(StageInput(f"annotator:{name}", path=str(annotator_path(name))) for name in dict.fromkeys(names))
+
+
+def _judge_sections(judge: JudgeConfig) -> tuple[str, ...]:
+    return ("judge",) if judge.kind == "server" else ()
+
+
 def _prepare(config: RunConfig) -> StageSpec:
     files: list[StageInput] = []
     if config.data.source == "files":
@@ -135,8 +152,8 @@ def _collect(config: RunConfig) -> StageSpec:
     else:
         annotator = config.collect.annotator
         inputs = (sft_policy(config), _rows("preference_instructions"))
-        inputs += _external("annotator", annotator.path if annotator.kind == "reward-model" else "")
-        sections = ("seed", "model", "compute", "generation", "collect", "sandbox")
+        inputs += _judge_inputs(config, "annotator", annotator)
+        sections = ("seed", "model", "compute", "generation", "collect", "sandbox", *_judge_sections(annotator))
     return StageSpec(
         name="collect",
         kind="collect",
@@ -210,8 +227,8 @@ def _ppo(
     sections = (*_TRAINING, "generation", "ppo", "train_rm")
     if config.ppo.select == "judge":
         judge = config.evaluate.judge
-        inputs += (_rows("validation"), *_external("judge", judge.path if judge.kind == "reward-model" else ""))
-        sections += ("evaluate", "sandbox")
+        inputs += (_rows("validation"), *_judge_inputs(config, "judge", judge))
+        sections += ("evaluate", "sandbox", *_judge_sections(judge))
     return StageSpec(
         name=name,
         kind="ppo",
@@ -296,9 +313,12 @@ def _synthesize(config: RunConfig, name: str, selection: str, shared: str, polic
         StageInput("rewards", stage=f"{shared}/embed", path="vectors"),
         _rows("unlabeled"),
     )
-    if selection == "rlaif":  # the policy that answered is the judge
+    if selection == "rlaif" and config.synthesize.rlaif.engine == "server":
+        inputs += _annotator_inputs(config.synthesize.rlaif.annotators)
+        sections: tuple[str, ...] = ("seed", "judge", "synthesize.rlaif")
+    elif selection == "rlaif":  # the policy that answered is the judge
         inputs += (StageInput("policy", stage=policy, path="model"),)
-        sections: tuple[str, ...] = ("seed", "compute", "model", "synthesize.rlaif")
+        sections = ("seed", "compute", "model", "synthesize.rlaif")
     else:
         equivalence = config.synthesize.equivalence
         inputs += _external("equivalence_model", equivalence.model if equivalence.kind in ("nli", "embedding") else "")
@@ -371,13 +391,16 @@ def _evaluate(config: RunConfig) -> StageSpec:
         *(StageInput(f"reward:{name}", stage=stage, path="model") for name, stage in reward_models(config).items()),
         *(StageInput(f"pairs:{name}", stage=s, path="pairs.jsonl") for name, s in synthetic_pairs(config).items()),
         StageInput("instructions", stage="prepare", path=f"{config.evaluate.instructions}.jsonl"),
-        *_external("judge", judge.path if judge.kind == "reward-model" else ""),
+        *_judge_inputs(config, "judge", judge),
     )
     return StageSpec(
         name="evaluate",
         kind="evaluate",
         version=2,
         inputs=inputs,
-        sections=("seed", "model", "compute", "generation", "evaluate", "train_rm", "refine_rm.reseed", "sandbox"),
+        sections=(
+            *("seed", "model", "compute", "generation", "evaluate", "train_rm", "refine_rm.reseed", "sandbox"),
+            *_judge_sections(judge),
+        ),
         function="rlp_engine.stages.evaluate:run",
     )

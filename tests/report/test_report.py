@@ -104,8 +104,8 @@ def test_gains_right_answers_curves_and_confirmed_pairs_are_on_the_page(
         "Mean semantic entropy in nats: 0.61 by counts, 1.25 Kuhn's.",
         "The NLI model was called 1\N{NARROW NO-BREAK SPACE}500 times; one by one it is 1\N{NARROW NO-BREAK SPACE}966.",
         "Cut to fit: 3 NLI pairs. Cut to fit: 0 questions of NLI pairs.",
-        "The policy judged 912 pairs, each in both orders: it is 75 % sure or surer in 12.5 %, prefers the same answer "
-        "in both orders in 25.0 %, and gives the label of the answer shown first 87.5 % on average",
+        "The judge compared 912 pairs, each in both orders: it is 75 % sure or surer in 12.5 %, prefers the same "
+        "answer in both orders in 25.0 %, and gives the label of the answer shown first 87.5 % on average",
         "Cut to fit: 7 answers in RLAIF's prompt.",
     ):
         assert words in text, words
