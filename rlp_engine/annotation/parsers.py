@@ -19,9 +19,8 @@ FIRST, DRAW, SECOND = 1.0, 1.5, 2.0
 # What may stand before a label: quotation marks, brackets, and words such as "The better output is".
 _OPEN = r"""[\s"'`*(\[#:]*?"""
 _LEAD = rf"{_OPEN}(?:(?:the|better|best|one|output|response|answer|option|choice|number|is)\b{_OPEN}){{0,6}}"
-_END = (
-    r"""(?=\s*(?:$|[\n.,;:!)\]"'`*-])|\s+is\s+(?:(?:clearly|slightly|much|far|the)\s+)*better\b)"""  # not `1 is worse`
-)
+# What must follow it: not `1 is worse`.
+_END = r"""(?=\s*(?:$|[\n.,;:!)\]"'`*-])|\s+is\s+(?:(?:clearly|slightly|much|far|the)\s+)*better\b)"""
 _OTHERWISE = r"\s*(?:/|,|&|=|\bor\b|\band\b)\s*"
 _FLAT_LIST = re.compile(r"\[[^\[\]]*\]")
 
