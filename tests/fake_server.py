@@ -32,7 +32,7 @@ class Reply:
     drop: bool = False  # break the connection without a word
 
 
-Says = Callable[[dict[str, Any]], "str | dict[str, Any]"]  # a text, or a whole choice
+Says = Callable[[dict[str, Any]], "str | dict[str, Any]"]  # a text, or a whole choice (`tokens_drawn` is for usage)
 Misbehave = Callable[[int, dict[str, Any]], "Reply | None"]
 
 
@@ -109,7 +109,8 @@ def chat(body: dict[str, Any], says: Says) -> dict[str, Any]:
 
 
 def _whole(body: dict[str, Any], choices: list[dict[str, Any]], prompt_tokens: int) -> dict[str, Any]:
-    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": 2 * len(choices)}
+    tokens = sum(choice.pop("tokens_drawn", 2) for choice in choices)
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": tokens}
     return {"object": "test", "model": body["model"], "choices": choices, "usage": usage}
 
 

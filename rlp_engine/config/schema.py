@@ -187,6 +187,8 @@ class GenerationConfig(Section):
     max_prompt_tokens: Positive = Field(192, description="longer prompts are dropped from training and counted [AF]; `evaluate` keeps their last tokens")
     max_new_tokens: Positive = Field(300, description="tokens, the EOS included [AF]")
     rows: Positive = Field(64, description="sequences decoded side by side: more is faster until memory ends (on a CPU up to about 320), and the answers are the same", json_schema_extra=SAFE)
+    engine: Literal["native", "server"] = Field("native", description="who answers in collect, sample and evaluate: our own loop, or servers that run the same policies; PPO's rollouts are native always")
+    server: ServerConfig = ServerConfig()
 
 
 class OptimizerConfig(Section):

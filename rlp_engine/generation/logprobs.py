@@ -115,8 +115,9 @@ def sequence_logprobs(
     *,
     pad_id: int,
     rows: int,
+    temperature: float = 1.0,
 ) -> list[float]:
-    """log pi(response | prompt) of each row at T = 1, nats, in order; no gradient.
+    """log pi(response | prompt) of each row at the temperature, nats, in order; no gradient.
 
     Args:
         rows: sequences per forward pass, of the longest. Rows of like length go together; the numbers do not
@@ -131,7 +132,7 @@ def sequence_logprobs(
             device=model.device,
         )
         with torch.no_grad():
-            logprobs_RT = response_logprobs(model, packed)
+            logprobs_RT = response_logprobs(model, packed, temperature)
         for row, total in zip(group, logprobs_RT.double().sum(-1).tolist(), strict=True):
             sums[row] = total
     return sums

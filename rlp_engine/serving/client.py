@@ -16,7 +16,7 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -73,12 +73,14 @@ class ServerClient:
         config: ServerConfig,
         *,
         model: str = "",
+        names: Mapping[str, str] | None = None,
         stop: StopSignal | None = None,
         reporter: Reporter | None = None,
     ) -> None:
         """
         Args:
             model: the name in requests when `config.model` is empty.
+            names: address -> what the model is called there, where addresses differ; only these are asked.
             stop: once it is requested no request is sent any more, and those in flight are waited for.
 
         Raises:
@@ -92,7 +94,8 @@ class ServerClient:
         self._stop = stop or StopSignal()
         self._reporter = reporter or NullReporter()
         self._key = api_key(config)
-        self._servers = [Server(url) for url in config.base_urls]
+        names = names or dict.fromkeys(config.base_urls, self.model)
+        self._servers = [Server(url, name) for url, name in names.items()]
         self._backoff = Backoff(config.backoff_seconds, config.max_backoff_seconds)
 
     @property
@@ -118,7 +121,7 @@ class ServerClient:
         source = enumerate(requests)
         outstanding, is_left, failure = 0, True, None
         skipped = 0
-        with _Work(self._config, self._servers, self._backoff, self._key, self.model, inbox.put) as work:
+        with _Work(self._config, self._servers, self._backoff, self._key, inbox.put) as work:
             while True:
                 if failure or self._stop.requested:
                     work.halt()
@@ -157,15 +160,6 @@ class ServerClient:
         if is_left or skipped:
             self._stop.check("between requests to a server; what was answered is kept")
 
-    def fetch_models(self, server: str) -> httpx2.Response | None:
-        """What GET /models of one address answers; None where nobody does. Nothing is tried twice."""
-        headers = _headers(self._key)
-        try:
-            with httpx2.Client(headers=headers, timeout=CONNECT_SECONDS, mounts=_mounts([server])) as client:
-                return client.get(f"{server}/models")
-        except httpx2.HTTPError:
-            return None
-
 
 def api_key(config: ServerConfig) -> str:
     """The key in the environment, "" where the config names no variable.
@@ -185,11 +179,12 @@ def api_key(config: ServerConfig) -> str:
     return key
 
 
-def _headers(key: str) -> dict[str, str]:
+def headers_of(key: str) -> dict[str, str]:
+    """What says who we are."""
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def _mounts(urls: Iterable[str]) -> dict[str, None]:
+def no_proxy_for(urls: Iterable[str]) -> dict[str, None]:
     """No proxy for this machine's own servers, whatever the environment says of others."""
     hosts = {httpx2.URL(url).host for url in urls}
     own = {host for host in hosts if host in ("localhost", "::1") or host.startswith("127.")}
@@ -205,11 +200,10 @@ class _Work:
         servers: list[Server],
         backoff: Backoff,
         key: str,
-        model: str,
         deliver: Callable[[Any], None],
     ) -> None:
         self._config, self._servers, self._backoff = config, servers, backoff
-        self._key, self._model, self._deliver = key, model, deliver
+        self._key, self._deliver = key, deliver
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="server requests", daemon=True)
         self._is_halted = False
@@ -232,10 +226,10 @@ class _Work:
         self._pool = Pool(self._servers, self._config.max_in_flight, self._backoff, self._deliver)
         seconds = self._config.timeout_seconds
         self._http = httpx2.AsyncClient(
-            headers=_headers(self._key),
+            headers=headers_of(self._key),
             timeout=httpx2.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS), pool=None),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=self._config.max_in_flight),
-            mounts=_mounts(self._config.base_urls),
+            mounts=no_proxy_for(self._config.base_urls),
         )
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -294,7 +288,7 @@ class _Work:
                 await self._pool.pause(self._backoff.seconds(attempts))
 
     async def _send(self, server: Server, index: int, request: ServerRequest, attempts: int) -> ServerAnswer:
-        body = request.body(self._model)
+        body = request.body(server.model)
         async with (
             asyncio.timeout(self._config.timeout_seconds),
             self._http.stream("POST", server.url + request.endpoint, json=body) as response,

@@ -31,7 +31,9 @@ class ServerRequest:
     seed: int | None = None
     logprobs: int | None = None  # None: not asked for; k: of each token, and of the k likeliest in its place
     model: str = ""  # empty: the client's
-    extra: Mapping[str, Any] = field(default_factory=dict)  # fields beyond OpenAI's, as this server knows them
+    extra: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # fields beyond OpenAI's, as this server knows them; None takes one out
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.messages is None):
@@ -64,7 +66,7 @@ class ServerRequest:
                 if self.messages is None
                 else {"logprobs": True, "top_logprobs": self.logprobs}
             )
-        return body | dict(self.extra)
+        return {key: value for key, value in (body | dict(self.extra)).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

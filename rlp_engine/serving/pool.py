@@ -25,6 +25,7 @@ class Server:
     """One address and how it does."""
 
     url: str
+    model: str = ""  # what the model is called there
     in_flight: int = 0
     sent: int = 0
     failures: int = 0  # in a row
