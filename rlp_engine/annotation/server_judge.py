@@ -7,6 +7,7 @@ are a draw without a call. What was asked before, in this stage or another, is n
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -211,6 +212,7 @@ class ServerJudge(Judge):
             else None,
             logprobs=TOP_LOGPROBS if annotator.parser == "logprobs" else None,
             model=annotator.model,
+            extra=beyond(self._config.server.kind, annotator) | annotator.extra,
         )
 
     def _count_use(self, key: Key, answer: Answer, *, is_new: bool) -> None:
@@ -225,6 +227,15 @@ class ServerJudge(Judge):
         for suffix in ("", "_now") if is_new else ("",):
             self._counts[f"prompt_tokens{suffix}"] += answer.prompt_tokens
             self._counts[f"completion_tokens{suffix}"] += answer.completion_tokens
+
+
+def beyond(kind: str, annotator: Annotator) -> dict[str, Any]:
+    """Fields without which a kind of server (judge.server.kind) would not sample as the annotator says."""
+    if kind == "transformers":  # it takes the likeliest token at every temperature, unless told otherwise
+        return {"generation_config": json.dumps({"do_sample": annotator.temperature > 0})}
+    if kind == "tgi" and annotator.top_p == 1.0:  # it refuses 1; left out it means the same
+        return {"top_p": None}
+    return {}
 
 
 def question_of(prompt: Prompt) -> str:

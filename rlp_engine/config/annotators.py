@@ -46,6 +46,9 @@ class Annotator(Section):
         ["1", "2"], min_length=2, max_length=2, description="what names the output shown first, and the second"
     )
     field: str = Field("", description="parser = `json`: the field that holds the label")
+    extra: dict[str, str | int | float | bool] = Field(
+        {}, description="fields of the request beyond these, as the server knows them"
+    )
 
     @model_validator(mode="after")
     def _can_be_asked(self) -> Annotator:
