@@ -20,7 +20,7 @@ FIRST, DRAW, SECOND = 1.0, 1.5, 2.0
 _OPEN = r"""[\s"'`*(\[#:]*?"""
 _LEAD = rf"{_OPEN}(?:(?:the|better|best|one|output|response|answer|option|choice|number|is)\b{_OPEN}){{0,6}}"
 # What must follow it: not `1 is worse`.
-_END = r"""(?=\s*(?:$|[\n.,;:!)\]"'`*-])|\s+is\s+(?:(?:clearly|slightly|much|far|the)\s+)*better\b)"""
+_END = r"""(?=\s*(?:$|[\n.,;:!)\]"'`*-])|\s+(?:is\s+(?:(?:clearly|slightly|much|far|the)\s+)*better|because|since)\b)"""
 _OTHERWISE = r"\s*(?:/|,|&|=|\bor\b|\band\b)\s*"
 _FLAT_LIST = re.compile(r"\[[^\[\]]*\]")
 

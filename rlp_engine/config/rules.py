@@ -157,7 +157,7 @@ def _judges(config: RunConfig) -> Iterator[Problem]:
         yield Problem(
             ("judge.server.base_urls", asks),
             f"{asks} = 'server', and judge.server.base_urls names none",
-            '--set judge.server.base_urls=["http://127.0.0.1:8000/v1"]',
+            """--set 'judge.server.base_urls=["http://127.0.0.1:8000/v1"]'""",
         )
     if "collect.annotator.kind" in users and config.collect.label_noise.temperature:
         yield Problem(

@@ -60,6 +60,7 @@ def test_long_texts_are_cut_and_said_to_be() -> None:
         ("The better output is 2.", 2.0),
         ("Output (1)", 1.0),
         ("Output 2 is clearly better", 2.0),
+        ("2 because it is right", 2.0),
         ("Output 2 is worse", None),
         ("Output 1 is not better than output 2", None),
         ("12", None),

@@ -27,7 +27,7 @@ def test_a_greedy_annotator_says_what_the_model_says_and_is_read_so(tmp_path: Pa
     folder = save_word_policy(tmp_path / "model", TEXT, seed=1)
     policy = load_policy(folder, ModelConfig())
     template = PromptTemplate("plain", policy.tokenizer)
-    limits = GenerationConfig(max_new_tokens=3)
+    limits = GenerationConfig(max_new_tokens=1)
     own = answerer(policy, template, limits, temperature=0.0, top_p=1.0, key=("unused",))
     shown = [
         Prompt(f"{prompt.prompt_id} {order}", f"{prompt.instruction} {first} which {second}")
@@ -44,7 +44,7 @@ def test_a_greedy_annotator_says_what_the_model_says_and_is_read_so(tmp_path: Pa
         endpoint="completion",
         model=str(folder),
         prompt="{instruction} {output_1} which {output_2}\n",
-        max_tokens=3,
+        max_tokens=1,
         labels=labels,
     )
     with transformers_server(tmp_path / "log") as url:
