@@ -149,7 +149,7 @@ class ServerConfig(Section):
     model: str = Field("", description="the model's name in requests; empty = the name the stage gives it")
     kind: Literal["auto", "vllm", "sglang", "tgi", "transformers", "openai"] = Field("auto", description="what serves: decides whether prompts go as token ids, and which fields beyond OpenAI's are sent; `auto`: /v1/models tells, else `openai`", json_schema_extra=SAFE)
     api_key_env: str = Field("", description="NAME of the environment variable that holds the key (never the key itself); empty = no key", json_schema_extra=SAFE)
-    max_in_flight: Positive = Field(32, description="requests that one server works on at a time", json_schema_extra=SAFE)
+    max_in_flight: Positive = Field(32, description="requests of each process that one server works on at a time", json_schema_extra=SAFE)
     timeout_seconds: PositiveFloat = Field(600.0, description="seconds in which a request must be answered whole", json_schema_extra=SAFE)
     max_retries: NonNegative = Field(8, description="times a request is sent again after 429, 5xx, a timeout, a dropped connection or an answer that is not whole", json_schema_extra=SAFE)
     backoff_seconds: PositiveFloat = Field(1.0, description="pause before the first retry, doubled with each (half of it is random); a longer Retry-After of the server is obeyed", json_schema_extra=SAFE)

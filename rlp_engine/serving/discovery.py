@@ -17,11 +17,13 @@ import httpx2
 from rlp_engine.config.schema import ServerConfig
 from rlp_engine.errors import ServerError
 from rlp_engine.run.signals import StopSignal
-from rlp_engine.serving.client import CONNECT_SECONDS, POLL_SECONDS, api_key, headers_of, no_proxy_for
+from rlp_engine.serving.connect import CONNECT_SECONDS, api_key, headers_of, no_proxy_for
+from rlp_engine.serving.failures import readable
 from rlp_engine.serving.kinds import KINDS, Kind
 from rlp_engine.serving.pool import Backoff
 
 TRANSFORMERS_PATHS = {"/load_model", "/v1/completions", "/v1/responses"}
+POLL_SECONDS = 0.1  # between looks at the stop signal
 OWNERS = {"vllm": "vllm", "sglang": "sglang"}
 
 
@@ -73,7 +75,7 @@ def find_servers(config: ServerConfig, model: str, *, stop: StopSignal) -> Servi
         raise ServerError(
             f"no server has the model {wanted}",
             where=", ".join(server.url for server in found),
-            found=f"they serve: {served}",
+            found=f"they serve: {readable(served)}",
             mend=f"start one, such as: vllm serve {model}   (what is answered already is kept), "
             "or say what it is called there: generation.server.model",
         )
@@ -122,7 +124,7 @@ def _look(http: httpx2.Client, url: str) -> Found | None:
     try:
         rows = _rows(http.get(f"{url}/models"))
         kind = _kind_by_owner(rows or ()) or _kind_by_paths(http, url)
-    except httpx2.TransportError:
+    except httpx2.RequestError:
         return None
     return Found(url, kind, rows)
 

@@ -33,12 +33,13 @@ class PassingFailure(Exception):
 def of_exception(error: Exception) -> PassingFailure:
     """The failure behind an exception of the transport, of the clock, or of the parser."""
     if isinstance(error, Malformed):
-        return PassingFailure("not whole", str(error))
+        return PassingFailure("not whole", f"gave a bad answer: {error}")
     if isinstance(error, (TimeoutError, httpx2.ReadTimeout, httpx2.WriteTimeout, httpx2.PoolTimeout)):
-        return PassingFailure("timeout", "no answer in time")
+        return PassingFailure("timeout", "did not answer in time")
+    why = readable(str(error)) or type(error).__name__
     if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
-        return PassingFailure("connection", f"cannot be reached ({error or type(error).__name__})")
-    return PassingFailure("dropped", f"the connection broke ({error or type(error).__name__})")
+        return PassingFailure("connection", f"cannot be reached ({why})")
+    return PassingFailure("dropped", f"broke the connection off ({why})")
 
 
 def of_status(response: httpx2.Response, data: bytes, *, server: str, model: str, secret: str) -> Exception:
@@ -58,7 +59,7 @@ def of_status(response: httpx2.Response, data: bytes, *, server: str, model: str
         404: f"base_urls usually end in /v1; the server must know a model called '{model}' (see .../v1/models)",
     }
     if 300 <= status < 400:
-        said = f"it sends us on to {readable(response.headers.get('location', '').encode(), secret)}"
+        said = f"it sends us on to {readable(response.headers.get('location', ''), secret)}"
         mends[status] = "give the address it names in base_urls"
     return ServerError(
         f"the server refused a request ({status})",
@@ -78,9 +79,11 @@ def retry_after(value: str) -> float:
         return 0.0
 
 
-def readable(data: bytes, secret: str) -> str:
+def readable(said: bytes | str, secret: str = "") -> str:
     """What a server says, on one line, cut short, without control characters and without our key."""
-    text = data[: 64 * 1024].decode("utf-8", errors="replace")
+    text = said[: 64 * 1024]
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", errors="replace")
     if secret:
         text = text.replace(secret, "[key]")
     text = " ".join("".join(char if char.isprintable() else " " for char in text).split())

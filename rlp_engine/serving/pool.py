@@ -82,9 +82,10 @@ class Pool:
             server.in_flight -= 1
             if failure is None:
                 self._well(server)
+                self._changed.notify()  # one place, one who waits
             else:
                 self._failed(server, failure)
-            self._changed.notify_all()
+                self._changed.notify_all()  # how long the others have to wait may be another time now
 
     def _well(self, server: Server) -> None:
         server.failures = server.times_aside = 0

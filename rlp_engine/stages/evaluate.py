@@ -58,7 +58,7 @@ def run(context: StageContext) -> dict[str, Any]:
         "reference": reference_name,
         "instructions": len(prompts),
         **policy_results(context, prompts, policies, references, judge),
-        "reward_models": reward_model_results(context, prompts, policies, device),
+        "reward_models": reward_model_results(context, prompts, policies, judge, device),
         "synthetic_pairs": synthetic_pair_results(context, judge),
     }
     write_json(context.out / "results.json", results)

@@ -18,7 +18,6 @@ from rlp_engine.models.reward import ResponseScorer
 from rlp_engine.run.atomic import write_json
 from rlp_engine.sandbox.data import World
 from rlp_engine.stages.answering import Answerer, answer_in_shards, iterate_folder, stage_answerer
-from rlp_engine.stages.pipeline import is_curve_point
 from rlp_engine.stages.spec import StageContext
 
 SHARD_PROMPTS = 512  # instructions per committed shard
@@ -30,7 +29,7 @@ class Judged:
     """One policy's decoded answers to the judged prompts, what the judge says of them, and its T = 1 samples.
 
     `parts` and `sample_parts` are what the sandbox's gold reward of each is made of; empty with any other judge.
-    A judge that only compares gives no scores, and `compared` instead.
+    A judge that only compares gives no scores.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Judged:
     sample_scores: list[float] | None
     sample_parts: list[dict[str, float]]
     kl: float | None  # nats a sequence, mean of log pi/pi_SFT over `samples`
-    compared: list[list[tuple[int, int, float | None]]] | None = None  # of each prompt's samples: `compare_samples`
 
 
 def named(context: StageContext, name: str) -> Path | str:
@@ -89,9 +87,6 @@ def judge_policy(
         judge_samples(judge, prompts, samples),
         gold_parts(context, prompts, samples),
         None if name == SFT else sequence_kl(context, sampling, prompts, samples, device),
-        None
-        if isinstance(judge, ScoringJudge) or is_curve_point(name)
-        else compare_samples(judge, prompts, samples, config.samples_per_prompt),
     )
 
 
@@ -108,26 +103,6 @@ def judge_samples(judge: Judge, prompts: Sequence[Prompt], samples: Sequence[Sam
     return judge.scores(
         [by_id[s.prompt_id] for s in samples], [s.text for s in samples], [s.finish_reason for s in samples]
     )
-
-
-def compare_samples(
-    judge: Judge, prompts: Sequence[Prompt], samples: Sequence[Sample], per_prompt: int
-) -> list[list[tuple[int, int, float | None]]]:
-    """(i, j, preference) of the samples 0 and 1, 2 and 3, ... of each prompt.
-
-    Disjoint pairs: all pairs of 4 samples would be three times as many paid judgements, and not independent ones.
-    """
-    pairs = [(i, i + 1) for i in range(0, per_prompt - 1, 2)]
-    rows = [(prompt, p * per_prompt + i, p * per_prompt + j) for p, prompt in enumerate(prompts) for i, j in pairs]
-    preferences = judge.compare(
-        [prompt for prompt, _, _ in rows],
-        [samples[i].text for _, i, _ in rows],
-        [samples[j].text for _, _, j in rows],
-        finish_reasons_1=[samples[i].finish_reason for _, i, _ in rows],
-        finish_reasons_2=[samples[j].finish_reason for _, _, j in rows],
-    )
-    judged = iter(preferences)
-    return [[(i, j, next(judged)) for i, j in pairs] for _ in prompts]
 
 
 def gold_parts(context: StageContext, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[dict[str, float]]:

@@ -52,7 +52,7 @@ class Connection:
 
     def __init__(self, context: StageContext, config: ServerConfig, name: str) -> None:
         """`name`: the policy's folder or hub id, which the servers are asked for."""
-        self.name = name
+        self.name, self.addresses = name, ", ".join(config.base_urls)
         self.checked = Evidence()  # of the answers of this launch
         self._context, self._config = context, config
 
@@ -90,8 +90,7 @@ class ServerAnswerer(Answerer):
         with Journal(pending) as journal:
             have = {(row["prompt_id"], row["draw"]) for row in journal.rows}
             missing = [(prompt, draw) for prompt, draw in wanted if (prompt.prompt_id, draw) not in have]
-            if missing:
-                self._fill(context, journal, missing, encoded)
+            self._fill(context, journal, missing, encoded)
             rows = {(row["prompt_id"], row["draw"]): row for row in journal.rows}
         write_jsonl(path, self._samples([rows[prompt.prompt_id, draw] for prompt, draw in wanted], encoded))
         pending.unlink()
@@ -102,13 +101,23 @@ class ServerAnswerer(Answerer):
         """Append a row for each missing answer as it comes; the first of them are checked."""
         unchecked = journal.rows[-CHECKED:]  # a launch that was killed may not have come to that
         to_check = len(unchecked) + min(CHECKED, len(missing))
-        for row in self._ask(context, missing, encoded):
+        wanted, shown = len(journal.rows) + len(missing), f"{context.spec.name}, {journal.path.stem}"
+        for row in self._ask(context, missing, encoded) if missing else ():
             journal.append(row)
+            context.reporter.progress(shown, len(journal.rows), wanted, "answers")
             if len(unchecked) < to_check:
                 unchecked.append(row)
-                if len(unchecked) == to_check and (problem := self._problem(unchecked, encoded)):
-                    journal.path.unlink()
-                    raise problem
+                if len(unchecked) == to_check:
+                    self._check(journal, unchecked, encoded)
+        if not missing:
+            self._check(journal, unchecked, encoded)
+
+    def _check(self, journal: Journal, rows: Sequence[Row], encoded: EncodedPrompts) -> None:
+        """Let the local model read some answers. Raises ServerError when they are not its own; the file is gone then."""
+        problem = self._problem(rows, encoded)
+        if problem:
+            journal.path.unlink()
+            raise problem
 
     def _ask(
         self, context: StageContext, missing: Sequence[tuple[Prompt, int]], encoded: EncodedPrompts
@@ -129,6 +138,7 @@ class ServerAnswerer(Answerer):
         finally:
             cost = _difference(before, connection.client.counts.summary())
             context.events.append("asked servers", servers=list(connection.serving.names), **cost)
+            context.reporter.line(f"{context.spec.name}: {_in_words(cost)}")
 
     def _problem(self, rows: Sequence[Row], encoded: EncodedPrompts) -> ServerError | None:
         """What the local model finds wrong with some answers."""
@@ -156,7 +166,7 @@ class ServerAnswerer(Answerer):
             return None
         return ServerError(
             f"what the server answers is not drawn from the policy: {what}",
-            where=", ".join(self.connection.serving.names),
+            where=self.connection.addresses,
             want=f"{self.connection.name} at temperature {sampling.temperature:g}, top_p {sampling.top_p:g}",
             mend="see which model it serves and what it does by default (generation.server.kind says what it is "
             "told); the answers of this shard so far were thrown away",
@@ -191,3 +201,9 @@ def _difference(before: Row, now: Row) -> dict[str, Any]:
     again = {kind: n - before["requests_sent_again"].get(kind, 0) for kind, n in now["requests_sent_again"].items()}
     numbers = {key: now[key] - before[key] for key in now if key != "requests_sent_again"}
     return numbers | {"requests_sent_again": {kind: number for kind, number in again.items() if number}}
+
+
+def _in_words(cost: Row) -> str:
+    again = "".join(f", {count} sent again after {kind}" for kind, count in cost["requests_sent_again"].items())
+    tokens = f"{cost['prompt_tokens']} tokens of prompts and {cost['completion_tokens']} of answers"
+    return f"{cost['requests_answered']} answers of servers, {tokens}{again}"

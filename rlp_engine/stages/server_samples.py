@@ -16,6 +16,7 @@ from rlp_engine.errors import DataError, ServerError
 from rlp_engine.generation.native import Sampling
 from rlp_engine.models.policy import Policy
 from rlp_engine.randomness import KeyPart, torch_seed
+from rlp_engine.serving.failures import readable
 from rlp_engine.serving.kinds import Kind
 from rlp_engine.serving.messages import Choice, ServerAnswer, ServerRequest
 
@@ -80,7 +81,7 @@ class Translator:
         choice, most = answer.choices[0], self.sampling.max_new_tokens
         finish = FINISHED.get(choice.finish_reason, "")
         if not finish:
-            raise _useless(answer, f"it ended with '{choice.finish_reason}'", "see the server's log")
+            raise _useless(answer, f"it ended with '{readable(choice.finish_reason)}'", "see the server's log")
         tokens = _tokens(answer)
         if tokens is not None and (tokens > most or (finish == "length" and tokens < most)):
             what = f"it has {tokens} tokens, and generation.max_new_tokens = {most}"

@@ -15,8 +15,8 @@ from rlp_engine.evaluation.judges import GoldJudge, Judge
 from rlp_engine.sandbox.data import World
 from rlp_engine.stages.collect import label, opinions
 from rlp_engine.stages.evaluate import policy_row
-from rlp_engine.stages.evaluate_policies import Judged, compare_samples, judge_samples
-from rlp_engine.stages.evaluate_rewards import accuracy_on
+from rlp_engine.stages.evaluate_policies import Judged, judge_samples
+from rlp_engine.stages.evaluate_rewards import accuracy_on, compare_samples
 from rlp_engine.stages.pipeline import build_pipeline
 from rlp_engine.stages.ppo import worth
 from rlp_engine.stages.rlaif import LOG_ZERO, Judgement, label_logprobs
@@ -70,10 +70,10 @@ def test_samples_are_compared_in_disjoint_pairs_and_reward_models_by_them() -> N
     compared = compare_samples(judge, prompts, drawn, 4)
     assert compared == [[(0, 1, 2.0), (2, 3, 1.0)], [(0, 1, None), (2, 3, 1.5)]]
     assert judge_samples(judge, prompts, drawn) is None
-    policy = Judged("sft", drawn, None, [], drawn, None, [], None, compared)
+    policy = Judged("sft", drawn, None, [], drawn, None, [], None)
     # rewards order (0, 1) wrongly and (2, 3) rightly; the other prompt has nothing that counts
-    assert accuracy_on([1.0, 0.0, 1.0, 0.0, 9.0, 8.0, 7.0, 6.0], policy, 4)["accuracy"] == 0.5
-    assert accuracy_on([1.0, 0.0, 1.0, 0.0, 9.0, 8.0, 7.0, 6.0], policy, 4)["n"] == 2
+    found = accuracy_on([1.0, 0.0, 1.0, 0.0, 9.0, 8.0, 7.0, 6.0], policy, 4, compared)
+    assert (found["accuracy"], found["n"]) == (0.5, 2)
     row = policy_row(policy, policy, [2.0, None])
     assert (row["mean_score"], row["gain"], row["win_rate"], row["dropped"]) == (None, None, 100.0, 1)
 

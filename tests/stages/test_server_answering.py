@@ -153,6 +153,19 @@ def test_answers_that_are_not_the_policys_are_refused_and_thrown_away(
     assert not list((tmp_path / "answers").iterdir())
 
 
+def test_answers_that_a_killed_launch_left_unchecked_are_checked(tmp_path: Path, policy_folder: Path):
+    with PolicyServer({str(policy_folder): policy_folder}) as server:
+        stage = context(tmp_path, server)  # the server is gone, and nothing is missing
+    odd = {"token_ids": [5] * 12, "finish_reason": "length", "logprob": None}
+    rows = [{"prompt_id": p.prompt_id, "draw": draw, **odd} for p in PROMPTS[:5] for draw in range(DRAWS)]
+    pending = tmp_path / "answers" / "pending_00000.jsonl"
+    pending.parent.mkdir()
+    pending.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ServerError, match="not drawn from the policy"):
+        sample(stage, policy_folder)
+    assert not pending.exists()
+
+
 def test_a_server_without_the_policy_is_told_what_to_serve(tmp_path: Path, policy_folder: Path):
     with PolicyServer({"some/other": policy_folder}) as server, pytest.raises(ServerError) as error:
         sample(context(tmp_path, server), policy_folder)
