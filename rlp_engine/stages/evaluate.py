@@ -18,8 +18,10 @@ results.json:
     reward_models[]                   name, accuracy: {policy: {accuracy, standard_error, n (pairs)}}; with gold also
                                       differing: the same of pairs that differ in correctness. Not on the samples of
                                       a curve's policies
-    synthetic_pairs[]                 name ("round-1/spg"), method, accuracy (draw = 1/2), standard_error, n: one for
-                                      each method that synthesizes; empty without one
+    synthetic_pairs[]                 name ("round-1/spg"), method, accuracy (draw = 1/2), standard_error, n, dropped
+                                      (judgements that cannot be read): one for each method that synthesizes
+A judge that only compares (annotators by server) gives no scores: mean_score and gain are null, and reward models are
+tested on samples 0 and 1, 2 and 3, ... of each prompt, as the judge prefers them.
 Accuracies are shares, 0 to 1; null where there is no pair.
 """
 
