@@ -145,8 +145,9 @@ def choose_candidate(context: StageContext, template: PromptTemplate, device: to
     Safe to kill: selection.json is written after model/ is whole, and the candidates go last.
     """
     selection = context.out / "selection.json"
+    costs: dict[str, Any] = {}  # not in selection.json: they tell what was paid now, which a restart changes
     if not selection.exists():
-        judge_name, scores = judge_candidates(context, template, device)
+        judge_name, scores, costs = judge_candidates(context, template, device)
         best = max(scores, key=lambda step: (scores[step], -step))
         shutil.rmtree(context.out / "model", ignore_errors=True)
         with committed_dir(context.out / "model") as part:
@@ -157,13 +158,14 @@ def choose_candidate(context: StageContext, template: PromptTemplate, device: to
     return {
         "selected_step": chosen["selected_step"],
         "validation_score": chosen["scores"][str(chosen["selected_step"])],
+        **costs,
     }
 
 
 def judge_candidates(
     context: StageContext, template: PromptTemplate, device: torch.device
-) -> tuple[str, dict[int, float]]:
-    """(name of the judge, step -> what that candidate's answers to the validation instructions are worth)."""
+) -> tuple[str, dict[int, float], dict[str, Any]]:
+    """(name of the judge, step -> what that candidate's answers to the validation instructions are worth, costs)."""
     judge = build_judge(context.config.evaluate.judge, context, "judge", device)
     prompts = list(read_prompts(context.inputs["validation"]))
     steps = sorted(candidate_steps(context))
@@ -178,8 +180,7 @@ def judge_candidates(
         answers = validation_answers(context, candidate_folder(context, step), template, prompts, device)
         scores[step] = worth(judge, prompts, answers, references)
         context.reporter.line(f"{context.spec.name}: step {step} scores {scores[step]:.4g} on validation")
-    told_costs(context, judge)
-    return judge.name, scores
+    return judge.name, scores, told_costs(context, judge)
 
 
 def validation_answers(

@@ -133,4 +133,5 @@ def test_a_whole_run_judged_by_server(tmp_path: Path) -> None:
     assert recorded(run_dir, "round-1/rlaif/synthesize")["judging"]["calls"] > 0
     assert recorded(run_dir, "evaluate")["judging"]["cost"] > 0
     assert 0 <= json.loads((run_dir / "ppo" / "selection.json").read_text())["scores"]["3"] <= 100
+    assert recorded(run_dir, "ppo")["judging"]["comparisons"] > 0
     assert (run_dir / "report.html").read_text().count("alpaca-eval by judge")
