@@ -10,6 +10,7 @@ an out-of-memory run must be able to go on with a smaller one. METHOD sources: [
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -143,10 +144,10 @@ class DeepSpeedConfig(Section):
 
 
 class ServerConfig(Section):
-    """OpenAI-compatible servers of one model, and how patiently they are asked (rlp_engine/serving)."""
+    """OpenAI-compatible servers, and how patiently they are asked (rlp_engine/serving)."""
 
-    base_urls: list[str] = Field([], description="addresses such as `http://127.0.0.1:8000/v1`, all of the same model; requests go to the one with the fewest in flight, and those of a dead one to the others", json_schema_extra=SAFE)
-    model: str = Field("", description="the model's name in requests; empty = the name the stage gives it")
+    base_urls: list[str] = Field([], description="addresses such as `http://127.0.0.1:8000/v1`; of those that serve the model the one with the fewest requests in flight is asked, and what a dead one had goes to the others", json_schema_extra=SAFE)
+    model: str = Field("", description="what the servers call the model; empty = as the stage does, which is a policy's folder in sampling")
     kind: Literal["auto", "vllm", "sglang", "tgi", "transformers", "openai"] = Field("auto", description="what serves: decides whether prompts go as token ids, and which fields beyond OpenAI's are sent; `auto`: /v1/models tells, else `openai`", json_schema_extra=SAFE)
     api_key_env: str = Field("", description="NAME of the environment variable that holds the key (never the key itself); empty = no key", json_schema_extra=SAFE)
     max_in_flight: Positive = Field(32, description="requests of each process that one server works on at a time", json_schema_extra=SAFE)
@@ -176,8 +177,8 @@ class ServerConfig(Section):
     @field_validator("api_key_env")
     @classmethod
     def _name_of_a_variable(cls, name: str) -> str:
-        if name and not name.isidentifier():  # and not shown: it may be the key itself
-            raise ValueError("want the NAME of an environment variable (letters, digits, _), not the key itself")
+        if name and not re.fullmatch("[A-Z_][A-Z0-9_]*", name):  # and not shown: it may be the key itself
+            raise ValueError("want the NAME of an environment variable (capitals, digits, _), not the key itself")
         return name
 
 

@@ -67,7 +67,7 @@ def test_sigkill_in_the_middle_of_a_shard_pays_for_no_answer_twice(sft_run: Path
     [
         (["engine=server"], "needs the address of a server"),
         (["engine=server", 'server.base_urls=["localhost:8000"]'], "is no address"),
-        (["engine=server", 'server.base_urls=["http://h/v1"]', "server.api_key_env=sk-1-2"], "want the NAME"),
+        (["engine=server", 'server.base_urls=["http://h/v1"]', "server.api_key_env=hf_12"], "want the NAME"),
         (['server.base_urls=["http://h/v1"]'], "is not read when generation.engine = 'native'"),
         (["engine=servant"], "generation.engine"),
     ],
@@ -76,4 +76,4 @@ def test_config_check_names_what_is_wrong(new_run: Path, sets: list[str], said: 
     flags = [word for item in sets for word in ("--set", f"generation.{item}")]
     shown = run_rlp("config", "check", new_run, *flags, code=3)
     assert said in " ".join((shown.stdout + shown.stderr).split())
-    assert "sk-1-2" not in shown.stdout
+    assert "hf_12" not in shown.stdout + shown.stderr
