@@ -37,6 +37,8 @@ def _fields(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str, bo
         if isinstance(value, BaseModel):
             yield from _fields(value, f"{prefix}{name}.")
             continue
+        if isinstance(value, dict):  # of tables, by name: as run.toml would hold them
+            value = {k: v.model_dump(exclude_defaults=True) if isinstance(v, BaseModel) else v for k, v in value.items()}
         extra = info.json_schema_extra
         yield f"{prefix}{name}", value, info.description or "", isinstance(extra, dict) and bool(extra.get("safe"))
 

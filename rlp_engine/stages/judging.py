@@ -6,6 +6,7 @@ import torch
 
 from rlp_engine.config.schema import JudgeConfig
 from rlp_engine.evaluation.judges import GoldJudge, Judge, RewardModelJudge
+from rlp_engine.evaluation.ifeval.judge import IfevalJudge
 from rlp_engine.sandbox.data import World
 from rlp_engine.stages.common import response_scorer
 from rlp_engine.stages.spec import StageContext
@@ -21,6 +22,8 @@ def build_judge(judge: JudgeConfig, context: StageContext, input_name: str, devi
     """
     if judge.kind == "gold":
         return GoldJudge(World(context.config.sandbox).gold)
+    if judge.kind == "ifeval":
+        return IfevalJudge()
     source = context.inputs[input_name]
     scorer = response_scorer(context, source, device, microbatch=judge.microbatch, max_length=judge.max_length)
     return RewardModelJudge(scorer, f"reward model {judge.path}")

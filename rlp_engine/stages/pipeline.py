@@ -29,6 +29,8 @@ from rlp_engine.stages.spec import StageInput, StageSpec
 DATA_TABLES = ("demonstrations", "preferences", "preference_instructions", "unlabeled", "validation", "test")
 """Keys of [data], and the file of typed rows that `prepare` makes of each: NAME.jsonl."""
 
+TEST_SETS = "test_sets"  # the folder of prepare's output with the rows of each of data.test_sets
+
 _TRAINING = ("seed", "model", "compute", "checkpoint", "log")
 # What every branch reads of [refine_rm]: a key of the multi-view loss must not make the other branches stale.
 _REFINING = ("refine_rm.epochs", "refine_rm.minibatch", "refine_rm.microbatch", "refine_rm.optimizer")
@@ -89,6 +91,10 @@ def _rows(table: str) -> StageInput:
     return StageInput(table, stage="prepare", path=f"{table}.jsonl")
 
 
+def _test_set(name: str) -> StageInput:
+    return StageInput(f"test-set:{name}", stage="prepare", path=f"{TEST_SETS}/{name}.jsonl")
+
+
 def _external(name: str, path: str) -> tuple[StageInput, ...]:
     return (StageInput(name, path=path),) if path else ()
 
@@ -96,8 +102,9 @@ def _external(name: str, path: str) -> tuple[StageInput, ...]:
 def _prepare(config: RunConfig) -> StageSpec:
     files: list[StageInput] = []
     if config.data.source == "files":
-        for table in DATA_TABLES:
-            file: DataFile = getattr(config.data, table)
+        tables: dict[str, DataFile] = {table: getattr(config.data, table) for table in DATA_TABLES}
+        tables |= {f"{TEST_SETS}/{name}": file for name, file in config.data.test_sets.items()}
+        for table, file in tables.items():
             files += _external(table, file.path) + _external(f"{table}.columns", file.columns_from)
     return StageSpec(
         name="prepare",
@@ -106,6 +113,7 @@ def _prepare(config: RunConfig) -> StageSpec:
         inputs=tuple(files),
         sections=("seed", "data", "sandbox"),
         function="rlp_engine.stages.prepare:run",
+        params={"judge": "ifeval"} if config.evaluate.judge.kind == "ifeval" else {},
     )
 
 
@@ -371,12 +379,13 @@ def _evaluate(config: RunConfig) -> StageSpec:
         *(StageInput(f"reward:{name}", stage=stage, path="model") for name, stage in reward_models(config).items()),
         *(StageInput(f"pairs:{name}", stage=s, path="pairs.jsonl") for name, s in synthetic_pairs(config).items()),
         StageInput("instructions", stage="prepare", path=f"{config.evaluate.instructions}.jsonl"),
+        *(_test_set(name) for name in config.data.test_sets if config.evaluate.instructions == "test"),
         *_external("judge", judge.path if judge.kind == "reward-model" else ""),
     )
     return StageSpec(
         name="evaluate",
         kind="evaluate",
-        version=2,
+        version=3,
         inputs=inputs,
         sections=("seed", "model", "compute", "generation", "evaluate", "train_rm", "refine_rm.reseed", "sandbox"),
         function="rlp_engine.stages.evaluate:run",
