@@ -27,6 +27,7 @@ from rlp_cli.commands import (
     presets,
     report,
     run,
+    score_pairs,
     stage,
     status,
     study,
@@ -83,6 +84,7 @@ _add(app, "report", report.report)
 _add(app, "study", study.study)
 _add(app, "compare", compare.compare)
 _add(app, "winrate", winrate.winrate)
+_add(app, "score-pairs", score_pairs.score_pairs)
 _add(app, "presets", presets.presets)
 
 _config = typer.Typer(help="Show, check or compare configs.", rich_markup_mode=None)

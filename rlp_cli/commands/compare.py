@@ -121,13 +121,12 @@ def _across(one: Rows, two: Rows, sources: tuple[str, str], names: list[str]) ->
     if not chosen:
         found = f"{', '.join(one)} and {', '.join(two)}"
         raise ConfigError(f"{sources[0]} and {sources[1]} share no method", found=found, mend="--methods A,B")
-    return [
-        (_side(one, a, sources[0], prefix=f"{sources[0]}: "), _side(two, b, sources[1], prefix=f"{sources[1]}: "))
-        for a, b in chosen
-    ]
+    # Names alone where they tell the two apart.
+    first, second = (f"{source}: " if any(a == b for a, b in chosen) else "" for source in sources)
+    return [(_side(one, a, sources[0], first), _side(two, b, sources[1], second)) for a, b in chosen]
 
 
-def _side(rows: Rows, name: str, source: str, *, prefix: str = "") -> Side:
+def _side(rows: Rows, name: str, source: str, prefix: str = "") -> Side:
     name = name if name in rows else name.removesuffix("/ppo")  # the policy's stage is round-1/spg/ppo
     if name not in rows:
         raise ConfigError(f"{source} has no method '{name}'", mend=f"it has: {', '.join(rows)}")

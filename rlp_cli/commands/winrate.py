@@ -32,12 +32,13 @@ def winrate(
             parts = by_subset(judgements)
             named = [] if set(parts) <= {""} else [{"subset": name} | summary(part) for name, part in parts.items()]
             rows.append({"source": source, **contest._asdict(), **summary(judgements), "subsets": named})
-    head = ["generator", "reference", "annotator"]
+    head = ["generator", "reference", "annotator", *(["subset"] if subsets else [])]
     table = []
     for row in rows:
-        table.append([row[name] or "-" for name in head] + _numbers(row))
+        names = [row[name] or "-" for name in head[:3]]
+        table.append([*names, *(["all"] if subsets else []), *_numbers(row)])
         if subsets:
-            table += [[f"  {part['subset'] or '(none)'}", "", "", *_numbers(part)] for part in row["subsets"]]
+            table += [[*names, part["subset"] or "(none)", *_numbers(part)] for part in row["subsets"]]
     numbers = ["win-rate %", "±", "wins", "losses", "draws", "n", "dropped", "characters", "of reference"]
     output.table([*head, *numbers], table)
     output.result({"win_rates": rows})

@@ -83,7 +83,7 @@ def compare(a: Sequence[Judgement], b: Sequence[Judgement], *, names: tuple[str,
 
     Args:
         a, b: judgements of one contest each.
-        names: what the two are called; they also key the bootstrap.
+        names: what the two are called.
         force: compare although judges or references differ: then the difference is not one of the generators alone.
 
     Raises:
@@ -101,7 +101,7 @@ def compare(a: Sequence[Judgement], b: Sequence[Judgement], *, names: tuple[str,
     if not force:
         _require_same_terms(rows_a, rows_b, names)
     preferences_a, preferences_b = [row.preference for row in rows_a], [row.preference for row in rows_b]
-    difference = paired_bootstrap(preferences_a, preferences_b, key=("compare", *names))
+    difference = paired_bootstrap(preferences_a, preferences_b, key=("compare",))
     both = [i for i in range(len(common)) if preferences_a[i] is not None and preferences_b[i] is not None]
     return Comparison(
         *names,

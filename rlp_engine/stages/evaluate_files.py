@@ -57,9 +57,7 @@ def subset_results(annotations: Path) -> list[dict[str, Any]]:
     return [
         {
             "subset": name,
-            "policies": [
-                {"name": contest.generator, **summary(rows)} for contest, rows in by_contest(subset).items()
-            ],
+            "policies": [{"name": contest.generator, **summary(rows)} for contest, rows in by_contest(subset).items()],
         }
         for name, subset in subsets.items()
     ]

@@ -10,8 +10,8 @@ import torch
 
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.data.templates import PromptTemplate
-from rlp_engine.evaluation.judges import Judge, best_of
 from rlp_engine.evaluation.ifeval.judge import ifeval_parts
+from rlp_engine.evaluation.judges import Judge, best_of
 from rlp_engine.generation.logprobs import sequence_logprobs
 from rlp_engine.models.policy import Policy, load_policy
 from rlp_engine.models.reward import ResponseScorer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from rlp_engine.config.schema import JudgeConfig
-from rlp_engine.evaluation.judges import GoldJudge, Judge, RewardModelJudge
 from rlp_engine.evaluation.ifeval.judge import IfevalJudge
+from rlp_engine.evaluation.judges import GoldJudge, Judge, RewardModelJudge
 from rlp_engine.sandbox.data import World
 from rlp_engine.stages.common import response_scorer
 from rlp_engine.stages.spec import StageContext

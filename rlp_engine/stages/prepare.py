@@ -35,16 +35,16 @@ def run(context: StageContext) -> dict[str, Any]:
                 require_checkable(tables[name])
     for name, rows in tables.items():
         write_jsonl(context.out / f"{name}.jsonl", rows)
-    shared = test_instructions_in(tables, training_tables(tables))
+    shared = overlap(tables, "test", training_tables(tables))
     if shared:
         context.reporter.warn(
             f"{shared} of {len(tables['test'])} test instructions also stand in the training tables: "
             "their win-rate is not one on unseen instructions"
         )
     for name in tables:
-        if name.startswith(f"{TEST_SETS}/") and (seen := test_instructions_in(tables, training_tables(tables), name)):
+        if name.startswith(f"{TEST_SETS}/") and (seen := overlap(tables, name, training_tables(tables))):
             context.reporter.warn(f"{seen} of {len(tables[name])} instructions of {name} also stand in training tables")
-    in_validation = test_instructions_in(tables, {"validation"})
+    in_validation = overlap(tables, "test", {"validation"})
     if in_validation:
         context.reporter.warn(
             f"{in_validation} of {len(tables['test'])} test instructions also stand in data.validation: "
@@ -91,7 +91,7 @@ def training_tables(tables: dict[str, Rows]) -> set[str]:
     return {name for name in tables if name not in ("test", "validation") and not name.startswith(f"{TEST_SETS}/")}
 
 
-def test_instructions_in(tables: dict[str, Rows], names: set[str], test: str = "test") -> int:
+def overlap(tables: dict[str, Rows], test: str, names: set[str]) -> int:
     """Instructions of a test table whose normalised text also stands in one of the tables of these names."""
     seen = {
         normalised(prompt)

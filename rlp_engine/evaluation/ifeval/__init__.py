@@ -1,1 +1,1 @@
-"""IFEval's instructions that a program can check (Zhou et al. 2023, arXiv:2311.07911): a known truth on real prompts."""
+"""IFEval's demands, which a program can check (Zhou et al. 2023, arXiv:2311.07911): a truth on real prompts."""
