@@ -31,8 +31,8 @@ def by_subset(results: Mapping[str, Any], colours: Mapping[str, int]) -> Markup 
         tag("h3", "Where it was won"),
         tag(
             "p",
-            "The same policies on each part of the test instructions, and on further test sets (number of judged "
-            "instructions in brackets); from top to bottom as named here. Small parts have wide intervals: 95 %, over instructions.",
+            "The same policies on each part of the test instructions, and on further test sets (in brackets: judged "
+            "instructions); from top to bottom as named here. Intervals: 95 %, over instructions.",
             class_="muted",
         ),
         tag("p", legend, class_="muted"),

@@ -99,12 +99,24 @@ def _external(name: str, path: str) -> tuple[StageInput, ...]:
     return (StageInput(name, path=path),) if path else ()
 
 
+def _ifeval_tables(config: RunConfig) -> list[str]:
+    """The files of `prepare` whose every row the IFEval judge must be able to check."""
+    tables = []
+    if config.evaluate.judge.kind == "ifeval":
+        tables = [config.evaluate.instructions, *(f"{TEST_SETS}/{name}" for name in config.data.test_sets)]
+        if config.ppo.select == "judge":
+            tables.append("validation")
+    if config.collect.annotator.kind == "ifeval" and config.collect.source == "annotator":
+        tables.append("preference_instructions")
+    return tables
+
+
 def _prepare(config: RunConfig) -> StageSpec:
     files: list[StageInput] = []
     if config.data.source == "files":
-        tables: dict[str, DataFile] = {table: getattr(config.data, table) for table in DATA_TABLES}
-        tables |= {f"{TEST_SETS}/{name}": file for name, file in config.data.test_sets.items()}
-        for table, file in tables.items():
+        files_of: dict[str, DataFile] = {table: getattr(config.data, table) for table in DATA_TABLES}
+        files_of |= {f"{TEST_SETS}/{name}": file for name, file in config.data.test_sets.items()}
+        for table, file in files_of.items():
             files += _external(table, file.path) + _external(f"{table}.columns", file.columns_from)
     return StageSpec(
         name="prepare",
@@ -113,7 +125,7 @@ def _prepare(config: RunConfig) -> StageSpec:
         inputs=tuple(files),
         sections=("seed", "data", "sandbox"),
         function="rlp_engine.stages.prepare:run",
-        params={"judge": "ifeval"} if config.evaluate.judge.kind == "ifeval" else {},
+        params={"ifeval_tables": tables} if (tables := _ifeval_tables(config)) else {},
     )
 
 

@@ -29,10 +29,10 @@ def run(context: StageContext) -> dict[str, Any]:
         tables = sandbox_tables(World(config.sandbox))
     else:
         tables = file_tables(config.data, config.seed, context.reporter.warn)
-    if context.spec.params.get("judge") == "ifeval":  # before anything is trained for a judge that could not judge
-        for name in tables:
-            if name == "test" or name.startswith(f"{TEST_SETS}/"):
-                require_checkable(tables[name])
+    for name in context.spec.params.get(
+        "ifeval_tables", ()
+    ):  # before anything is trained for a judge that cannot judge
+        require_checkable(name, tables.get(name, []))
     for name, rows in tables.items():
         write_jsonl(context.out / f"{name}.jsonl", rows)
     shared = overlap(tables, "test", training_tables(tables))

@@ -316,5 +316,8 @@ def test_further_test_sets_are_tables_by_name(run_dir):
         with pytest.raises(ConfigError) as caught:
             load_run(run_dir, [bad], check_files=False)
         assert what in str([caught.value, *problems_of(caught.value)])
-    with pytest.raises(ConfigError, match="not there"):
+    with pytest.raises(ConfigError) as caught:
         load_run(run_dir)
+    assert {problem.what for problem in problems_of(caught.value)} == {
+        f"data.test_sets.{name}.path names a file that is not there" for name in ("llmbar", "vicuna")
+    }

@@ -92,7 +92,7 @@ def test_a_demand_is_met_and_is_not(name, arguments, met, not_met):
     if name in NEEDS_LANGDETECT and not HAS_LANGDETECT:
         pytest.skip("the package langdetect is not installed")
     demand = prompt({"id": name, **arguments})
-    require_checkable([demand])
+    require_checkable("test", [demand])
     assert follows(demand, met) == [True]
     assert follows(demand, not_met) == [False]
 
@@ -138,17 +138,17 @@ def test_the_score_is_the_share_and_strict_wants_all():
 )
 def test_what_cannot_be_checked_is_refused_and_named(demands, said):
     with pytest.raises(DataError, match=said) as caught:
-        require_checkable([prompt(*demands)])
+        require_checkable("test", [prompt(*demands)])
     assert "p-1" in caught.value.where
 
 
 def test_a_missing_package_is_named_before_anything_is_judged():
     german = prompt({"id": "language:response_language", "language": "de"})
     if HAS_LANGDETECT:
-        require_checkable([german])
+        require_checkable("test", [german])
         return
     with pytest.raises(ModelError, match="language") as caught:
-        require_checkable([german])
+        require_checkable("test", [german])
     assert "pip install langdetect" in caught.value.mend
 
 
@@ -158,7 +158,7 @@ def test_all_541_prompts_can_be_checked():
     assert len(prompts) == 541
     assert sum(len(p.meta["demands"]) for p in prompts) == 834
     plain = [p for p in prompts if not {d["id"] for d in p.meta["demands"]} & NEEDS_LANGDETECT]
-    require_checkable(plain)
+    require_checkable("test", plain)
     assert len(plain) == 446
     # A prompt that asks for its own repetition, given back as it is, meets that demand.
     repeat = next(p for p in plain if p.meta["demands"][0]["id"] == "combination:repeat_prompt")

@@ -61,7 +61,7 @@ def test_a_model_that_is_sure_and_right_is_calibrated_and_swapping_all_pairs_is_
 
 def test_length_correlation_within_prompts():
     found = report(FOUR)["length_correlation"]
-    # Prompt a: lengths 11, 5, 5 and rewards 2, 0, 1: 1.5 / sqrt(1.5 * 2). Prompt b: 1. Prompt c: lengths equal, left out.
+    # Prompt a: lengths 11, 5, 5 and rewards 2, 0, 1: 1.5 / sqrt(1.5 * 2). Prompt b: 1. Prompt c: left out.
     assert found["spearman_within"] == pytest.approx((1.5 / math.sqrt(3) + 1) / 2)
     assert found["longer_preferred"] == 1.0
     assert found["answers"] == 7

@@ -21,7 +21,7 @@ class Warnings(NullReporter):
         self.told.append(text)
 
 
-def prepared(tmp_path, judge: str = "", sets: dict | None = None, **tables: list[str]) -> tuple[dict, list[str]]:
+def prepared(tmp_path, checkable: str = "", sets: dict | None = None, **tables: list[str]) -> tuple[dict, list[str]]:
     files = {"test_sets": sets or {}}
     for name, instructions in tables.items():
         path = tmp_path / f"in_{name}.jsonl"
@@ -29,7 +29,7 @@ def prepared(tmp_path, judge: str = "", sets: dict | None = None, **tables: list
         files[name] = DataFile(path=str(path))
     config = SimpleNamespace(data=DataConfig(**files), sandbox=SandboxConfig(), seed=0)
     reporter = Warnings()
-    spec = SimpleNamespace(params={"judge": judge} if judge else {})
+    spec = SimpleNamespace(params={"ifeval_tables": [checkable]} if checkable else {})
     return run(SimpleNamespace(spec=spec, config=config, out=tmp_path, reporter=reporter)), reporter.told
 
 
@@ -57,7 +57,7 @@ def test_a_further_test_set_is_rows_of_its_own_and_told_when_it_was_trained_on(t
         '{"id": "n-1", "subset": "natural", "input": "One?", "output_1": "a", "output_2": "b", "label": 1}\n'
     )
     sets = {"llmbar": DataFile(path=str(path))}
-    summary, told = prepared(tmp_path, sets=sets, unlabeled=["one ?", "Two?"], test=["Three?"])
+    summary, told = prepared(tmp_path, sets=sets, unlabeled=["one?", "Two?"], test=["Three?"])
     (row,) = read_prompts(tmp_path / "test_sets" / "llmbar.jsonl")
     assert (row.instruction, row.meta["subset"], row.reference) == ("One?", "natural", None)
     assert summary["rows"]["test_sets/llmbar"] == 1
@@ -66,5 +66,6 @@ def test_a_further_test_set_is_rows_of_its_own_and_told_when_it_was_trained_on(t
 
 
 def test_a_row_that_the_ifeval_judge_cannot_check_stops_the_run_before_training(tmp_path) -> None:
-    with pytest.raises(DataError, match="without demands"):
-        prepared(tmp_path, judge="ifeval", test=["Three?"])
+    with pytest.raises(DataError, match="without demands") as caught:
+        prepared(tmp_path, checkable="validation", test=["Three?"], validation=["Four?"])
+    assert "data.validation, prompt row-000000" in caught.value.where

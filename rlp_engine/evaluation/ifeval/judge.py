@@ -52,17 +52,23 @@ def follows(prompt: Prompt, text: str) -> list[bool]:
     return [CHECKERS[demand["id"]](text, **_arguments(demand)) for demand in demands]
 
 
-def require_checkable(prompts: Sequence[Prompt]) -> None:
-    """
+def require_checkable(table: str, prompts: Sequence[Prompt]) -> None:
+    """Every prompt of a table of [data] has demands that can be checked here.
+
     Raises:
         DataError: a prompt has no demands, or one of an unknown kind or with arguments it does not take.
         ModelError: a demand needs the package langdetect, which is not installed.
     """
-    ids = {demand["id"] for prompt in prompts for demand in _demands(prompt)}
+    try:
+        ids = {demand["id"] for prompt in prompts for demand in _demands(prompt)}
+    except DataError as error:
+        parts = {"found": error.found, "want": error.want, "mend": error.mend}
+        raise DataError(error.what, where=f"data.{table}, {error.where}", **parts) from None
     lacking = sorted(ids & NEEDS_LANGDETECT)
     if lacking and importlib.util.find_spec("langdetect") is None:
         raise ModelError(
             "these demands are about the answer's language, and the package that tells languages is not installed",
+            where=f"data.{table}",
             found=", ".join(lacking),
             mend='pip install langdetect (or "rlp[ifeval]"), or leave out the rows that have them',
         )
@@ -74,7 +80,7 @@ def _demands(prompt: Prompt) -> Sequence[Mapping[str, Any]]:
     where = f"prompt {prompt.prompt_id}: {prompt.instruction[:40]!r}"
     if not demands:
         raise DataError(
-            "evaluate.judge.kind = 'ifeval' and a row without demands",
+            "a judge of kind 'ifeval' and a row without demands",
             where=where,
             want="IFEval's columns instruction_id_list and kwargs",
             mend="use IFEval's file, or another judge",
