@@ -115,12 +115,19 @@ def _views(config: RunConfig) -> Iterator[Problem]:
 def _sandbox(config: RunConfig) -> Iterator[Problem]:
     mend = "set data.source = 'sandbox', or choose another"
     if config.data.source == "sandbox":
-        for table in DATA_TABLES:
-            if getattr(config.data, table).path:
+        for table, file in _data_files(config):
+            if file.path:
                 key = f"data.{table}.path"
                 yield Problem(
                     (key, "data.source"), f"{key} is not read when data.source = 'sandbox'", "remove one of them"
                 )
+        for key, kind in (
+            ("evaluate.judge", config.evaluate.judge.kind),
+            ("collect.annotator", config.collect.annotator.kind),
+        ):
+            if kind == "ifeval":
+                what = f"{key}.kind = 'ifeval' reads IFEval's columns, which the sandbox has not"
+                yield Problem((f"{key}.kind", "data.source"), what, "set it to 'gold'")
         if config.collect.source == "file":
             yield Problem(
                 ("collect.source", "data.source"),
@@ -144,13 +151,16 @@ def _judges(config: RunConfig) -> Iterator[Problem]:
         ("collect.annotator", config.collect.annotator, annotates),
     ]
     for key, judge, used in judges:
-        if used and judge.kind == "gold" and judge.path:
-            yield Problem(
-                (f"{key}.path", f"{key}.kind"), f"{key}.path is not read when {key}.kind = 'gold'", "remove one"
-            )
+        if used and judge.kind in ("gold", "ifeval") and judge.path:
+            what = f"{key}.path is not read when {key}.kind = '{judge.kind}'"
+            yield Problem((f"{key}.path", f"{key}.kind"), what, "remove one")
         if used and judge.kind == "server" and judge.path:
             what = f"{key}.path is not read when {key}.kind = 'server'"
             yield Problem((f"{key}.path", f"{key}.kind"), what, "judge.annotators says who judges")
+    for name, file in config.data.test_sets.items():
+        if not file.path:
+            key = f"data.test_sets.{name}.path"
+            yield Problem((key,), f"the test set '{name}' names no file", f"--set {key}=FILE")
     users = server_judges(config)
     if users and not config.judge.server.base_urls:
         asks = next(iter(users))
@@ -274,8 +284,7 @@ def value_of(config: RunConfig, key: str) -> Any:
 def file_problems(config: RunConfig) -> list[Problem]:
     """Local files and folders that the config names and that are not there. Hub ids are not looked up."""
     problems = annotator_problems(config)
-    for table in DATA_TABLES:
-        file: DataFile = getattr(config.data, table)
+    for table, file in _data_files(config):
         problems += _missing_data(f"data.{table}.path", file.path)
         problems += _missing_data(f"data.{table}.columns_from", file.columns_from)
     models = {
@@ -289,6 +298,14 @@ def file_problems(config: RunConfig) -> list[Problem]:
     for key, path in models.items():
         problems += _missing_model(key, path)
     return problems
+
+
+def _data_files(config: RunConfig) -> Iterator[tuple[str, DataFile]]:
+    """Every table of rows in [data], by its key there."""
+    for table in DATA_TABLES:
+        yield table, getattr(config.data, table)
+    for name, file in config.data.test_sets.items():
+        yield f"test_sets.{name}", file
 
 
 def _missing_data(key: str, path: str) -> list[Problem]:

@@ -57,6 +57,14 @@ class DataConfig(Section):
     unlabeled: DataFile = Field(DataFile(), description="U: instructions for PPO and for the policy's samples")
     validation: DataFile = Field(DataFile(), description="instructions that may choose a checkpoint (ppo.select = `judge`); never the test set")
     test: DataFile = Field(DataFile(), description="instructions of `evaluate`, with reference outputs where the file has them")
+    test_sets: dict[str, DataFile] = Field(default_factory=dict, description="further test sets by name, each a table as `test` is ([data.test_sets.llmbar] path = ...); judged apart, each with win-rates of its own")
+
+    @model_validator(mode="after")
+    def _names_are_folders(self) -> DataConfig:
+        for name in self.test_sets:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                raise ValueError(f"test_sets: '{name}' is no name (letters, digits, and . _ - after the first)")
+        return self
 
 
 class SandboxConfig(Section):
@@ -218,7 +226,7 @@ class SftConfig(Section):
 class JudgeConfig(Section):
     """Who says which of two answers is better."""
 
-    kind: Literal["gold", "reward-model", "server"] = Field("reward-model", description="`gold`: the sandbox's true reward; `reward-model`: a fixed reward model by path; `server`: the annotators of [judge], who compare and give no scores")
+    kind: Literal["gold", "reward-model", "server", "ifeval"] = Field("reward-model", description="`gold`: the sandbox's true reward; `reward-model`: a fixed reward model by path; `server`: the annotators of [judge], who compare and give no scores; `ifeval`: the share of an instruction's checkable demands that the answer meets, for rows with IFEval's columns")
     path: str = Field("", description="folder or hub id of the reward model (AutoModelForSequenceClassification with one label)")
     microbatch: Positive = Field(16, description="texts per forward pass", json_schema_extra=SAFE)
     max_length: Positive = Field(1024, description="tokens of prompt and response")
@@ -436,6 +444,7 @@ class EvaluateConfig(Section):
     top_p: PositiveFloat = Field(0.9, le=1.0, description="[AF] decoding default")
     best_of_n: NonNegative = Field(16, description="n of the best-of-n baseline, SFT samples at T = 1, highest stage-2 reward; 0 = none [we, METHOD 7.46]")
     samples_per_prompt: Positive = Field(4, ge=2, description="answers per test instruction and policy at T = 1: KL, and the pairs on which reward models are tested")
+    input: Literal["apart", "merged"] = Field("apart", description="how outputs/ and annotations/ write an instruction that has an input: `apart`, as AlpacaFarm; `merged` into the instruction after a blank line, as AlpacaEval (METHOD 6.3)")
     judge: JudgeConfig = JudgeConfig()
 
 

@@ -97,7 +97,7 @@ def accuracy_on(
         return numbers(compared_accuracy(groups, compared))
     truth = grouped(policy.sample_scores, per_prompt)
     entry = numbers(reward_accuracy(groups, truth))
-    if policy.sample_parts:
+    if policy.sample_parts and policy.has_correct:
         correct = grouped([part["correct"] for part in policy.sample_parts], per_prompt)
         entry["differing"] = numbers(reward_accuracy(groups, truth, must_differ=correct))
     return entry

@@ -12,6 +12,7 @@ from rlp_engine.annotation.cache import AnswerCache
 from rlp_engine.annotation.server_judge import ServerJudge
 from rlp_engine.config.annotators import load_annotator
 from rlp_engine.config.schema import JudgeConfig
+from rlp_engine.evaluation.ifeval.judge import IfevalJudge
 from rlp_engine.evaluation.judges import GoldJudge, Judge, RewardModelJudge
 from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.reporting import short
@@ -34,6 +35,8 @@ def build_judge(judge: JudgeConfig, context: StageContext, input_name: str, devi
         return GoldJudge(World(context.config.sandbox).gold)
     if judge.kind == "server":
         return server_judge(context, context.config.judge.annotators)
+    if judge.kind == "ifeval":
+        return IfevalJudge()
     source = context.inputs[input_name]
     scorer = response_scorer(context, source, device, microbatch=judge.microbatch, max_length=judge.max_length)
     return RewardModelJudge(scorer, f"reward model {judge.path}")

@@ -30,6 +30,8 @@ from rlp_engine.stages.spec import StageInput, StageSpec
 DATA_TABLES = ("demonstrations", "preferences", "preference_instructions", "unlabeled", "validation", "test")
 """Keys of [data], and the file of typed rows that `prepare` makes of each: NAME.jsonl."""
 
+TEST_SETS = "test_sets"  # the folder of prepare's output with the rows of each of data.test_sets
+
 _TRAINING = ("seed", "model", "compute", "checkpoint", "log")
 # What every branch reads of [refine_rm]: a key of the multi-view loss must not make the other branches stale.
 _REFINING = ("refine_rm.epochs", "refine_rm.minibatch", "refine_rm.microbatch", "refine_rm.optimizer")
@@ -98,6 +100,10 @@ def _rows(table: str) -> StageInput:
     return StageInput(table, stage="prepare", path=f"{table}.jsonl")
 
 
+def _test_set(name: str) -> StageInput:
+    return StageInput(f"test-set:{name}", stage="prepare", path=f"{TEST_SETS}/{name}.jsonl")
+
+
 def _external(name: str, path: str) -> tuple[StageInput, ...]:
     return (StageInput(name, path=path),) if path else ()
 
@@ -118,11 +124,24 @@ def _judge_sections(judge: JudgeConfig) -> tuple[str, ...]:
     return ("judge",) if judge.kind == "server" else ()
 
 
+def _ifeval_tables(config: RunConfig) -> list[str]:
+    """The files of `prepare` whose every row the IFEval judge must be able to check."""
+    tables = []
+    if config.evaluate.judge.kind == "ifeval":
+        tables = [config.evaluate.instructions, *(f"{TEST_SETS}/{name}" for name in config.data.test_sets)]
+        if config.ppo.select == "judge":
+            tables.append("validation")
+    if config.collect.annotator.kind == "ifeval" and config.collect.source == "annotator":
+        tables.append("preference_instructions")
+    return tables
+
+
 def _prepare(config: RunConfig) -> StageSpec:
     files: list[StageInput] = []
     if config.data.source == "files":
-        for table in DATA_TABLES:
-            file: DataFile = getattr(config.data, table)
+        files_of: dict[str, DataFile] = {table: getattr(config.data, table) for table in DATA_TABLES}
+        files_of |= {f"{TEST_SETS}/{name}": file for name, file in config.data.test_sets.items()}
+        for table, file in files_of.items():
             files += _external(table, file.path) + _external(f"{table}.columns", file.columns_from)
     return StageSpec(
         name="prepare",
@@ -131,6 +150,7 @@ def _prepare(config: RunConfig) -> StageSpec:
         inputs=tuple(files),
         sections=("seed", "data", "sandbox"),
         function="rlp_engine.stages.prepare:run",
+        params={"ifeval_tables": tables} if (tables := _ifeval_tables(config)) else {},
     )
 
 
@@ -399,12 +419,13 @@ def _evaluate(config: RunConfig) -> StageSpec:
         *(StageInput(f"reward:{name}", stage=stage, path="model") for name, stage in reward_models(config).items()),
         *(StageInput(f"pairs:{name}", stage=s, path="pairs.jsonl") for name, s in synthetic_pairs(config).items()),
         StageInput("instructions", stage="prepare", path=f"{config.evaluate.instructions}.jsonl"),
+        *(_test_set(name) for name in config.data.test_sets if config.evaluate.instructions == "test"),
         *_judge_inputs(config, "judge", judge),
     )
     return StageSpec(
         name="evaluate",
         kind="evaluate",
-        version=2,
+        version=3,
         inputs=inputs,
         sections=(
             *("seed", "model", "compute", *_answering(config), "evaluate", "train_rm", "refine_rm.reseed", "sandbox"),

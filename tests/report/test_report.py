@@ -210,6 +210,24 @@ def test_light_and_dark_share_the_figures_by_variables(page: str) -> None:
         assert not re.search(r"#[0-9a-f]{6}\b", figure), "a fixed colour cannot follow the theme"
 
 
+def test_subsets_and_test_sets_have_a_figure_and_a_table(run_dir: Path, results: dict, tmp_path: Path) -> None:
+    rows = [
+        {"name": row["name"], "win_rate": row["win_rate"], "standard_error": 9.0, "n": 20}
+        for row in results["policies"]
+    ]
+    none = {"name": "sft", "win_rate": None, "standard_error": None, "n": 0}
+    subsets = [{"subset": "<b>koala</b>", "policies": rows}, {"subset": "", "policies": [none]}]
+    test_sets = [{"test_set": "llmbar", "policies": rows[:2], "subsets": [{"subset": "natural", "policies": rows[:1]}]}]
+    write_report(run_dir, results | {"subsets": subsets, "test_sets": test_sets}, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "<b>koala" not in page
+    text = Page(page).text
+    assert "Where it was won" in text
+    for label in ("<b>koala</b>", "llmbar: all", "llmbar: natural", "79.7 ± 9.0"):
+        assert label in text
+    assert "(none)" not in text, "a part that nobody judged is left out"
+
+
 def test_the_same_files_give_the_same_bytes(run_dir: Path, tmp_path: Path, page: str) -> None:
     write_report(run_dir, None, tmp_path / "again.html")
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
