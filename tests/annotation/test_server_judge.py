@@ -125,7 +125,7 @@ def test_each_instruction_has_one_annotator_of_the_pool(path) -> None:
         judge.compare(PROMPTS, LONG, SHORT)
         asked = [body["messages"][0]["content"].split()[0] for body in server.requests]
         seeds = {body["seed"] for body in server.requests}
-    named = Counter(judge.annotator_of(prompt) for prompt in PROMPTS)
+    named = Counter(judge.details(prompt)["pool_member"] for prompt in PROMPTS)
     assert set(named) == {"ann", "bob"}
     assert Counter(asked) == Counter({name: 2 * count for name, count in named.items()})
     assert len(seeds) == 24  # T > 0: every request has a seed of its own
