@@ -119,8 +119,9 @@ class ServerJudge(Judge):
         found = self._ask(rows, calls)
         return list(zip(found[::2], found[1::2], strict=True))
 
-    def annotator_of(self, prompt: Prompt) -> str:
-        return self._annotator(prompt).name
+    def details(self, prompt: Prompt) -> dict[str, str]:
+        """Which annotator of the pool it was."""
+        return {"pool_member": self._annotator(prompt).name}
 
     def costs(self) -> dict[str, float | int]:
         """What judging took so far: comparisons, calls, and tokens of every answer used, paid now or before.

@@ -42,9 +42,9 @@ class Judge(ABC):
         answer from a file is whole. Not every judge looks at them.
         """
 
-    def annotator_of(self, prompt: Prompt) -> str:
-        """Who judges the answers to this instruction: the judge itself, or one annotator of its pool."""
-        return self.name
+    def details(self, prompt: Prompt) -> dict[str, str]:
+        """What else a row of annotations.jsonl says of who judged the answers to this instruction."""
+        return {}
 
     def costs(self) -> dict[str, float | int]:
         """What judging took so far, for stage.json; nothing for a judge that costs nothing."""

@@ -143,7 +143,8 @@ def policy_results(
         judgements[policy.name] = preference
         rows.append(policy_row(policy, policies[0], preference))
         for i, value, text, reference in zip(judged, preference, texts, reference_texts, strict=True):
-            lines.append(annotation(prompts[i], policy.name, reference, text, value, judge.annotator_of(prompts[i])))
+            line = annotation(prompts[i], policy.name, reference, text, value, judge.name)
+            lines.append(line | judge.details(prompts[i]))
     write_text(
         context.out / "annotations.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     )

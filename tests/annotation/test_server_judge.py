@@ -125,7 +125,7 @@ def test_each_instruction_has_one_annotator_of_the_pool(path) -> None:
         judge.compare(PROMPTS, LONG, SHORT)
         asked = [body["messages"][0]["content"].split()[0] for body in server.requests]
         seeds = {body["seed"] for body in server.requests}
-    named = Counter(judge.annotator_of(prompt) for prompt in PROMPTS)
+    named = Counter(judge.details(prompt)["pool_member"] for prompt in PROMPTS)
     assert set(named) == {"ann", "bob"}
     assert Counter(asked) == Counter({name: 2 * count for name, count in named.items()})
     assert len(seeds) == 24  # T > 0: every request has a seed of its own
@@ -162,19 +162,20 @@ def test_storms_and_broken_answers_cost_no_judgement(path) -> None:
 
 def test_a_stop_keeps_what_was_answered(path) -> None:
     stop = StopSignal()
+    prompts = [Prompt(str(i), f"question {i}") for i in range(100)]
+    short, long = ["a"] * 100, ["bb"] * 100
 
     def says(body: dict[str, Any]) -> str:
-        if len(server.requests) == 5:
+        if len(server.requests) >= 5:
             stop.request(signal.SIGTERM)
         return longer(body)
 
     with FakeServer(says) as server:
         with pytest.raises(Interrupted):
-            judge_of(server, path, stop=stop).compare(PROMPTS, SHORT, LONG)
-        before = len(server.answered)
-        assert 5 <= before < 12
-        assert judge_of(server, path).compare(PROMPTS, SHORT, LONG) == [2.0] * 12
-        assert len(server.answered) == 12
+            judge_of(server, path, stop=stop).compare(prompts, short, long)
+        assert 5 <= len(server.answered) < 100
+        assert judge_of(server, path).compare(prompts, short, long) == [2.0] * 100
+        assert len(server.answered) == 100
 
 
 def test_hostile_outputs_stay_in_their_places(path) -> None:

@@ -124,7 +124,8 @@ def test_a_whole_run_judged_by_server(tmp_path: Path) -> None:
         for line in own:
             reference, output = len(line["output_1"]), len(line["output_2"])
             assert reference == output or line["preference"] == (2.0 if output > reference else 1.0)
-    assert {line["annotator"] for line in annotations} == set(POOL)
+    assert {line["pool_member"] for line in annotations} == set(POOL)
+    assert {line["annotator"] for line in annotations} == {results["judge"]}
     synthetic = {row["name"]: row for row in results["synthetic_pairs"]}
     pairs = rows(run_dir / "round-1" / "rlaif" / "synthesize" / "pairs.jsonl")
     assert all(len(pair["chosen"]) > len(pair["rejected"]) for pair in pairs)  # equal lengths: a draw, no pair
