@@ -13,12 +13,12 @@ from typing import Any
 from rlp_engine.data.records import Prompt
 from rlp_engine.errors import DataError, ModelError
 from rlp_engine.evaluation.ifeval.checkers import CHECKERS, NEEDS_LANGDETECT, RELATIONS
-from rlp_engine.evaluation.judges import Judge
+from rlp_engine.evaluation.judges import ScoringJudge
 
 META = "demands"
 
 
-class IfevalJudge(Judge):
+class IfevalJudge(ScoringJudge):
     """Score: the share of the demands that are met, 0 to 1. Nothing but the text counts."""
 
     name = "IFEval's demands"
@@ -26,7 +26,7 @@ class IfevalJudge(Judge):
     def scores(
         self, prompts: Sequence[Prompt], texts: Sequence[str], finish_reasons: Sequence[str] | None = None
     ) -> list[float]:
-        """As `Judge.scores`. Raises DataError for a prompt without demands."""
+        """As `ScoringJudge.scores`. Raises DataError for a prompt without demands."""
         return [ifeval_parts(prompt, text)["followed"] for prompt, text in zip(prompts, texts, strict=True)]
 
 
