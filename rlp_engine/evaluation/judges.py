@@ -34,6 +34,10 @@ class Judge(ABC):
         `finish_reasons` ("stop" or "length") default to "stop": an answer from a file is whole.
         """
 
+    def can_judge(self, prompt: Prompt) -> bool:
+        """Does this judge know what a good answer to the prompt is?"""
+        return True
+
     def compare(self, prompts: Sequence[Prompt], outputs_1: Sequence[str], outputs_2: Sequence[str]) -> list[float]:
         """Preferences in {1, 1.5, 2}: 2 = output 2 is better. The order of the two cannot sway a score."""
         scores_1 = self.scores(prompts, outputs_1)

@@ -81,8 +81,8 @@ def synthetic_pair_results(context: StageContext, judge: Judge) -> list[dict[str
 
 
 def judged_pairs(path: Path, judge: Judge) -> RewardAccuracy:
-    """The judge's verdict on pairs.jsonl of a synthesize stage."""
-    pairs = read_pairs(path)
+    """The judge's verdict on pairs.jsonl of a synthesize stage, less those that it cannot judge."""
+    pairs = [pair for pair in read_pairs(path) if judge.can_judge(pair.prompt)]
     prompts = [pair.prompt for pair in pairs]
     chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
     return pair_accuracy(
