@@ -42,6 +42,10 @@ class Judge(ABC):
         answer from a file is whole. Not every judge looks at them.
         """
 
+    def can_judge(self, prompt: Prompt) -> bool:
+        """Does this judge know what a good answer to the prompt is?"""
+        return True
+
     def details(self, prompt: Prompt) -> dict[str, str]:
         """What else a row of annotations.jsonl says of who judged the answers to this instruction."""
         return {}

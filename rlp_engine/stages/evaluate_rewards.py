@@ -97,7 +97,7 @@ def accuracy_on(
         return numbers(compared_accuracy(groups, compared))
     truth = grouped(policy.sample_scores, per_prompt)
     entry = numbers(reward_accuracy(groups, truth))
-    if policy.sample_parts and policy.has_correct:
+    if policy.sample_parts and "correct" in policy.sample_parts[0]:
         correct = grouped([part["correct"] for part in policy.sample_parts], per_prompt)
         entry["differing"] = numbers(reward_accuracy(groups, truth, must_differ=correct))
     return entry
@@ -118,8 +118,9 @@ def synthetic_pair_results(context: StageContext, judge: Judge) -> list[dict[str
 
 
 def judged_pairs(path: Path, judge: Judge) -> list[float | None]:
-    """The judge's preference between chosen (1) and rejected (2) of each row in pairs.jsonl of a synthesize stage."""
-    pairs = read_pairs(path)
+    """The judge's preference between chosen (1) and rejected (2) of each row in pairs.jsonl of a synthesize stage, less
+    those that it cannot judge."""
+    pairs = [pair for pair in read_pairs(path) if judge.can_judge(pair.prompt)]
     return judge.compare(
         [pair.prompt for pair in pairs],
         [pair.chosen for pair in pairs],

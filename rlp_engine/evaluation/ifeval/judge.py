@@ -23,6 +23,9 @@ class IfevalJudge(ScoringJudge):
 
     name = "IFEval's demands"
 
+    def can_judge(self, prompt: Prompt) -> bool:
+        return bool(prompt.meta.get(META))
+
     def scores(
         self, prompts: Sequence[Prompt], texts: Sequence[str], finish_reasons: Sequence[str] | None = None
     ) -> list[float]:
