@@ -24,6 +24,7 @@ def test_a_torn_last_line_is_cut_and_the_rest_stands(tmp_path: Path):
             assert journal.rows[0]["text"] == "a\u2028b\r"
     with Journal(path) as journal:
         journal.append({"n": 3})
+    with Journal(path) as journal:
         assert [row["n"] for row in journal.rows] == [1, 2, 3]
 
 
