@@ -17,6 +17,7 @@ import typer.main
 
 from rlp_cli.commands import (
     clean,
+    compare,
     config,
     data,
     doctor,
@@ -26,9 +27,11 @@ from rlp_cli.commands import (
     presets,
     report,
     run,
+    score_pairs,
     stage,
     status,
     study,
+    winrate,
 )
 from rlp_cli.options import with_output
 from rlp_cli.render import Output, claim_stdout, hush, prepare_streams
@@ -79,6 +82,9 @@ _add(app, "status", status.status)
 _add(app, "metrics", metrics.metrics)
 _add(app, "report", report.report)
 _add(app, "study", study.study)
+_add(app, "compare", compare.compare)
+_add(app, "winrate", winrate.winrate)
+_add(app, "score-pairs", score_pairs.score_pairs)
 _add(app, "presets", presets.presets)
 
 _config = typer.Typer(help="Show, check or compare configs.", rich_markup_mode=None)

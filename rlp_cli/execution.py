@@ -110,7 +110,7 @@ def require_all(resolved: Resolved, specs: Sequence[StageSpec], *, where: str) -
     config, kinds = resolved.config, {spec.kind for spec in specs}
     read = {item.path for spec in specs for item in spec.inputs if not item.stage}
     problems = required_data(config, kinds)
-    problems += [error for key, error in resolved.missing.items() if value_of(config, key) in read]
+    problems += [error for key, error in resolved.missing.items() if _is_read(value_of(config, key), read)]
     if "sft" in kinds and config.model.init == "pretrained" and not config.model.path:
         problems.insert(0, ConfigError("stage sft needs model.path", mend="--set model.path=MODEL"))
     for problem in problems:
@@ -119,6 +119,13 @@ def require_all(resolved: Resolved, specs: Sequence[StageSpec], *, where: str) -
         raise problems[0]
     if problems:
         raise ConfigError(f"{len(problems)} things are missing", where=where, problems=list(problems))
+
+
+def _is_read(value: str | list[str], read: set[str]) -> bool:
+    """Is this path, or one of these annotators, an input of a stage?"""
+    from rlp_engine.config.annotators import annotator_path
+
+    return value in read if isinstance(value, str) else any(str(annotator_path(name)) in read for name in value)
 
 
 def _finish(output: Output, run_dir: Path, planned: Sequence[PlannedStage], *, has_news: bool) -> None:

@@ -40,6 +40,7 @@ def show_results(output: Output, results: dict[str, Any]) -> None:
         output.show()
         headers = ["at other KL coefficients", "win-rate %", "±", "score", "kl", "tokens"]
         output.table(headers, [_policy_cells(row) for row in curve])
+    _show_parts_of_tests(output, results)
     _show_gains(output, base)
     _show_accuracies(output, results.get("reward_models") or [])
     if pairs := results.get("synthetic_pairs"):
@@ -67,6 +68,27 @@ def _policy_cells(row: dict[str, Any]) -> list[str]:
         _fixed(row["kl"], 2),
         _fixed(row["mean_tokens"], 1),
     ]
+
+
+def _show_parts_of_tests(output: Output, results: dict[str, Any]) -> None:
+    """Win-rates on every subset of data.test, on every further test set, and on each of its subsets."""
+    rows: list[tuple[str, list[dict[str, Any]]]] = [
+        (row["subset"] or "(none)", row["policies"]) for row in results.get("subsets") or []
+    ]
+    for test_set in results.get("test_sets") or []:
+        name = test_set["test_set"]
+        rows.append((f"{name}: all", test_set["policies"]))
+        rows += [(f"{name}: {row['subset'] or '(none)'}", row["policies"]) for row in test_set["subsets"]]
+    if not rows:
+        return
+    policies = [row["name"] for row in results["policies"] if not _is_curve_point(row)]
+    cells = []
+    for label, judged in rows:
+        found = {row["name"]: row for row in judged}
+        most = max(row["n"] for row in judged)
+        cells.append([label, str(most), *(_fixed((found.get(name) or {}).get("win_rate"), 1) for name in policies)])
+    output.show()
+    output.table(["win-rate % on", "n", *policies], cells)
 
 
 def _show_gains(output: Output, policies: list[dict[str, Any]]) -> None:

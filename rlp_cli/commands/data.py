@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rlp_cli.render import Output
+from rlp_cli.sources import Fields, Wheres, data_file
 from rlp_cli.text import one_line
 
 MOST_FINDINGS = 10  # shown; --json has more
@@ -33,22 +34,14 @@ def check(
     show: Annotated[
         int, typer.Option("--show", min=0, metavar="N", help="Show the first N rows as they are read.")
     ] = 0,
-    field: Annotated[
-        list[str] | None,
-        typer.Option("--field", metavar="OURS=THEIRS", help="What a field is called in the file.", show_default=False),
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option("--where", metavar="COLUMN=VALUE", help="Only rows with this value.", show_default=False),
-    ] = None,
+    field: Fields = None,
+    where: Wheres = None,
 ) -> None:
     """Say which rows of a file cannot be used, each by its line and with the reason."""
-    from rlp_engine.config.toml_text import parse_value
     from rlp_engine.data.check import check_file
     from rlp_engine.errors import DataError
 
-    conditions = {key: parse_value(value, None) for key, value in map(_split, where or [])}
-    found = check_file(file, kind.value, dict(map(_split, field or [])), conditions, show=show)
+    found = check_file(data_file(file, field, where), kind.value, show=show)
     for warning in found.warnings[:MOST_FINDINGS]:
         output.warn(warning)
     for note in found.notes[:MOST_FINDINGS]:
@@ -82,10 +75,3 @@ def _within(file: str, place: str) -> str:
 def _count(bad: int, rows: int, kind: str) -> str:
     """rows is 0 for a file that cannot be read at all."""
     return f"{bad} of {rows} rows are not {kind}" if rows else f"this is no file of {kind}"
-
-
-def _split(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise typer.BadParameter(f"'{text}': want NAME=VALUE")
-    return key.strip(), value.strip()

@@ -37,8 +37,15 @@ def _fields(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, str, bo
         if isinstance(value, BaseModel):
             yield from _fields(value, f"{prefix}{name}.")
             continue
+        if isinstance(value, dict):
+            value = {key: _as_written(item) for key, item in value.items()}
         extra = info.json_schema_extra
         yield f"{prefix}{name}", value, info.description or "", isinstance(extra, dict) and bool(extra.get("safe"))
+
+
+def _as_written(value: Any) -> Any:
+    """A table of a free-form key as run.toml would hold it."""
+    return value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
 
 
 def differences(left: Resolved, right: Resolved) -> list[tuple[str, Any, Any]]:

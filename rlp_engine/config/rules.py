@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlp_engine.config.annotators import annotator_path, load_annotator
 from rlp_engine.config.schema import METHODS, MULTI_VIEW, DataFile, RunConfig, ServerConfig
+from rlp_engine.errors import ConfigError
 
 ALPACAFARM = {
     "ppo.kl_estimator": "clamped",
@@ -113,12 +115,19 @@ def _views(config: RunConfig) -> Iterator[Problem]:
 def _sandbox(config: RunConfig) -> Iterator[Problem]:
     mend = "set data.source = 'sandbox', or choose another"
     if config.data.source == "sandbox":
-        for table in DATA_TABLES:
-            if getattr(config.data, table).path:
+        for table, file in _data_files(config):
+            if file.path:
                 key = f"data.{table}.path"
                 yield Problem(
                     (key, "data.source"), f"{key} is not read when data.source = 'sandbox'", "remove one of them"
                 )
+        for key, kind in (
+            ("evaluate.judge", config.evaluate.judge.kind),
+            ("collect.annotator", config.collect.annotator.kind),
+        ):
+            if kind == "ifeval":
+                what = f"{key}.kind = 'ifeval' reads IFEval's columns, which the sandbox has not"
+                yield Problem((f"{key}.kind", "data.source"), what, "set it to 'gold'")
         if config.collect.source == "file":
             yield Problem(
                 ("collect.source", "data.source"),
@@ -142,10 +151,59 @@ def _judges(config: RunConfig) -> Iterator[Problem]:
         ("collect.annotator", config.collect.annotator, annotates),
     ]
     for key, judge, used in judges:
-        if used and judge.kind == "gold" and judge.path:
-            yield Problem(
-                (f"{key}.path", f"{key}.kind"), f"{key}.path is not read when {key}.kind = 'gold'", "remove one"
-            )
+        if used and judge.kind in ("gold", "ifeval") and judge.path:
+            what = f"{key}.path is not read when {key}.kind = '{judge.kind}'"
+            yield Problem((f"{key}.path", f"{key}.kind"), what, "remove one")
+        if used and judge.kind == "server" and judge.path:
+            what = f"{key}.path is not read when {key}.kind = 'server'"
+            yield Problem((f"{key}.path", f"{key}.kind"), what, "judge.annotators says who judges")
+    for name, file in config.data.test_sets.items():
+        if not file.path:
+            key = f"data.test_sets.{name}.path"
+            yield Problem((key,), f"the test set '{name}' names no file", f"--set {key}=FILE")
+    users = server_judges(config)
+    if users and not config.judge.server.base_urls:
+        asks = next(iter(users))
+        yield Problem(
+            ("judge.server.base_urls", asks),
+            f"{asks} = 'server', and judge.server.base_urls names none",
+            """--set 'judge.server.base_urls=["http://127.0.0.1:8000/v1"]'""",
+        )
+    if "collect.annotator.kind" in users and config.collect.label_noise.temperature:
+        yield Problem(
+            ("collect.label_noise.temperature", "collect.annotator.kind"),
+            "collect.label_noise.temperature needs scores, and annotators by server only compare",
+            "use collect.label_noise.flip_share",
+        )
+
+
+def server_judges(config: RunConfig) -> dict[str, list[str]]:
+    """Key that asks for annotators behind a server -> their names or paths."""
+    found = {}
+    if config.collect.source == "annotator" and config.collect.annotator.kind == "server":
+        found["collect.annotator.kind"] = config.judge.annotators
+    if config.evaluate.judge.kind == "server":
+        found["evaluate.judge.kind"] = config.judge.annotators
+    if "rlaif" in config.methods and config.synthesize.rlaif.engine == "server":
+        found["synthesize.rlaif.engine"] = config.synthesize.rlaif.annotators
+    return found
+
+
+def annotator_problems(config: RunConfig) -> list[Problem]:
+    """Annotators that are not there, not sound, or without a model."""
+    problems = {}
+    for asks, names in server_judges(config).items():
+        key = "synthesize.rlaif.annotators" if asks.startswith("synthesize") else "judge.annotators"
+        for name in names:
+            try:
+                annotator = load_annotator(annotator_path(name))
+            except ConfigError as error:
+                problems[name] = Problem((key,), f"{error.what}  ({error.where})", error.mend)
+                continue
+            if not annotator.model and not config.judge.server.model:
+                what = f"annotator '{annotator.name}' names no model, and judge.server.model is empty"
+                problems[name] = Problem((key, "judge.server.model"), what, "--set judge.server.model=NAME")
+    return list(problems.values())
 
 
 def _collect(config: RunConfig) -> Iterator[Problem]:
@@ -225,9 +283,8 @@ def value_of(config: RunConfig, key: str) -> Any:
 
 def file_problems(config: RunConfig) -> list[Problem]:
     """Local files and folders that the config names and that are not there. Hub ids are not looked up."""
-    problems = []
-    for table in DATA_TABLES:
-        file: DataFile = getattr(config.data, table)
+    problems = annotator_problems(config)
+    for table, file in _data_files(config):
         problems += _missing_data(f"data.{table}.path", file.path)
         problems += _missing_data(f"data.{table}.columns_from", file.columns_from)
     models = {
@@ -241,6 +298,14 @@ def file_problems(config: RunConfig) -> list[Problem]:
     for key, path in models.items():
         problems += _missing_model(key, path)
     return problems
+
+
+def _data_files(config: RunConfig) -> Iterator[tuple[str, DataFile]]:
+    """Every table of rows in [data], by its key there."""
+    for table in DATA_TABLES:
+        yield table, getattr(config.data, table)
+    for name, file in config.data.test_sets.items():
+        yield f"test_sets.{name}", file
 
 
 def _missing_data(key: str, path: str) -> list[Problem]:

@@ -57,6 +57,14 @@ class DataConfig(Section):
     unlabeled: DataFile = Field(DataFile(), description="U: instructions for PPO and for the policy's samples")
     validation: DataFile = Field(DataFile(), description="instructions that may choose a checkpoint (ppo.select = `judge`); never the test set")
     test: DataFile = Field(DataFile(), description="instructions of `evaluate`, with reference outputs where the file has them")
+    test_sets: dict[str, DataFile] = Field(default_factory=dict, description="further test sets by name, each a table as `test` is ([data.test_sets.llmbar] path = ...); judged apart, each with win-rates of its own")
+
+    @model_validator(mode="after")
+    def _names_are_folders(self) -> DataConfig:
+        for name in self.test_sets:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                raise ValueError(f"test_sets: '{name}' is no name (letters, digits, and . _ - after the first)")
+        return self
 
 
 class SandboxConfig(Section):
@@ -140,6 +148,7 @@ class DeepSpeedConfig(Section):
             raise ValueError("offload_parameters needs zero_stage 3")
         return self
 
+
 class ServerConfig(Section):
     """OpenAI-compatible servers, and how patiently they are asked (rlp_engine/serving)."""
 
@@ -215,10 +224,21 @@ class SftConfig(Section):
 class JudgeConfig(Section):
     """Who says which of two answers is better."""
 
-    kind: Literal["gold", "reward-model"] = Field("reward-model", description="`gold`: the sandbox's true reward; `reward-model`: a fixed reward model by path")
+    kind: Literal["gold", "reward-model", "server", "ifeval"] = Field("reward-model", description="`gold`: the sandbox's true reward; `reward-model`: a fixed reward model by path; `server`: the annotators of [judge], who compare and give no scores; `ifeval`: the share of an instruction's checkable demands that the answer meets, for rows with IFEval's columns")
     path: str = Field("", description="folder or hub id of the reward model (AutoModelForSequenceClassification with one label)")
     microbatch: Positive = Field(16, description="texts per forward pass", json_schema_extra=SAFE)
     max_length: Positive = Field(1024, description="tokens of prompt and response")
+
+
+class ServerJudgeConfig(Section):
+    """Annotators behind a server, who compare two answers (docs/ANNOTATORS.md): for kind = "server" and RLAIF by server."""
+
+    annotators: list[str] = Field(["alpaca-eval"], min_length=1, description="names of built-in annotators, or paths of TOML files; each instruction goes to one of them, by a draw from the seed and its text (METHOD 6.2)")
+    order: Literal["coin", "both"] = Field("coin", description="`coin`: the outputs are shown in one order, by a draw from the seed and the instruction, and the answer is mapped back (METHOD 6.2); `both`: in both orders, and the mean counts. RLAIF always asks both")
+    max_characters: Positive = Field(8000, description="of an instruction, and of each output, that annotators are shown; the rest is cut off and counted")
+    price_per_million_input: NonNegativeFloat = Field(0.0, description="price of a million prompt tokens, in any currency; 0 = unknown", json_schema_extra=SAFE)
+    price_per_million_output: NonNegativeFloat = Field(0.0, description="price of a million tokens of answers; 0 = unknown", json_schema_extra=SAFE)
+    server: ServerConfig = ServerConfig()
 
 
 class LabelNoiseConfig(Section):
@@ -329,7 +349,7 @@ class PpoConfig(Section):
     reward_scale: Literal["none", "reference"] = Field("none", description="`reference`: mean 0, std 1 on the SFT policy's samples; kept in this stage, never in the model")
     missing_eos: Literal["off", "replace", "subtract"] = Field("off", description="an answer without EOS: nothing [AF], its score becomes the penalty, or loses it")
     missing_eos_penalty: float = Field(1.0, description="`replace`: the score becomes minus this; `subtract`: the score loses this")
-    select: Literal["last", "judge"] = Field("last", description="`judge`: the candidate with the best mean score on data.validation")
+    select: Literal["last", "judge"] = Field("last", description="`judge`: the candidate with the best mean score on data.validation; with a judge that only compares, the best win-rate against its references, or against the SFT policy's answers when it has none")
     candidates: list[int] = Field([20, 40, 60, 80], description="steps whose policies `select = judge` compares; steps beyond `steps` are ignored, the last step always competes")
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5, schedule="linear", warmup=5, adam_epsilon=1e-5)
     health: HealthConfig = HealthConfig()
@@ -387,8 +407,10 @@ Response 2:
 
 
 class RlaifConfig(Section):
-    """How the policy is asked which of two of its own answers is better (METHOD 3.5, 7.37)."""
+    """How the policy, or a server, is asked which of two of the policy's answers is better (METHOD 3.5, 7.37)."""
 
+    engine: Literal["policy", "server"] = Field("policy", description="who judges: the policy that was sampled [P], by `prompt`; or `annotators`, at the servers of [judge]")
+    annotators: list[str] = Field(["rlaif"], min_length=1, description="engine = `server`: names or paths as in judge.annotators; always asked in both orders")
     prompt: str = Field(RLAIF_PROMPT, description="what it is asked, put into model.template as an instruction; {instruction}, {response_1} and {response_2} stand for the texts [we]")
     labels: list[str] = Field(["1", "2"], min_length=2, max_length=2, description="what it may answer: the response shown first, or second; compared by log-probability, in both orders")
     max_length: Positive = Field(1024, description="tokens of prompt and label; the longer response loses its end first")
@@ -420,6 +442,7 @@ class EvaluateConfig(Section):
     top_p: PositiveFloat = Field(0.9, le=1.0, description="[AF] decoding default")
     best_of_n: NonNegative = Field(16, description="n of the best-of-n baseline, SFT samples at T = 1, highest stage-2 reward; 0 = none [we, METHOD 7.46]")
     samples_per_prompt: Positive = Field(4, ge=2, description="answers per test instruction and policy at T = 1: KL, and the pairs on which reward models are tested")
+    input: Literal["apart", "merged"] = Field("apart", description="how outputs/ and annotations/ write an instruction that has an input: `apart`, as AlpacaFarm; `merged` into the instruction after a blank line, as AlpacaEval (METHOD 6.3)")
     judge: JudgeConfig = JudgeConfig()
 
 
@@ -453,6 +476,7 @@ class RunConfig(Section):
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     generation: GenerationConfig = GenerationConfig()
     sft: SftConfig = SftConfig()
+    judge: ServerJudgeConfig = ServerJudgeConfig()
     collect: CollectConfig = CollectConfig()
     train_rm: TrainRmConfig = TrainRmConfig()
     ppo: PpoConfig = PpoConfig()

@@ -28,6 +28,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "generator_1": ("generator_1",),
     "generator_2": ("generator_2",),
     "annotator": ("annotator",),
+    "length_1": ("length_1", "len_1", "len_reference"),
+    "length_2": ("length_2", "len_2", "len_generator"),
     "subset": ("subset", "dataset", "category"),
 }
 

@@ -104,6 +104,8 @@ def to_prompt(row: Row, columns: Columns, *, with_reference: bool = False) -> Pr
     subset = columns.get("subset")
     if isinstance(subset, str) and subset:
         meta["subset"] = clean_text(subset, "subset")
+    if "instruction_id_list" in columns.values:
+        meta["demands"] = _demands(columns.values)
     return Prompt(
         prompt_id=prompt_id(row, columns),
         instruction=instruction,
@@ -111,6 +113,27 @@ def to_prompt(row: Row, columns: Columns, *, with_reference: bool = False) -> Pr
         reference=_reference(columns) if with_reference else None,
         meta={**_own_meta(columns), **meta},
     )
+
+
+def _demands(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """IFEval's two columns as [{"id": "keywords:existence", "keywords": [...]}, ...] (evaluation/ifeval).
+
+    Arguments that are null are left out, and whole floats are whole numbers: the hub's parquet has both.
+    """
+    ids, kwargs = values["instruction_id_list"], values.get("kwargs")
+    if not isinstance(ids, list) or not isinstance(kwargs, list) or len(ids) != len(kwargs):
+        raise DataError("`instruction_id_list` and `kwargs` are not two lists of one length")
+    demands = []
+    for name, arguments in zip(ids, kwargs, strict=True):
+        if not isinstance(name, str) or not isinstance(arguments, dict | None):
+            raise DataError("`instruction_id_list` holds ids, and `kwargs` an object for each")
+        known = {key: value for key, value in (arguments or {}).items() if value is not None}
+        demands.append({"id": name, **{key: _whole(value) for key, value in known.items()}})
+    return demands
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _reference(columns: Columns) -> str | None:

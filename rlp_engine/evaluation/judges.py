@@ -1,6 +1,7 @@
-"""Who says which of two answers is better: the sandbox's gold reward, or a fixed reward model.
+"""Who says which of two answers is better: the sandbox's gold reward, a fixed reward model, or annotators by server.
 
-A judge gives each answer a score; the better score wins. Equal texts and equal scores are draws.
+Every judge compares two answers. A scoring judge gives each answer a score, and the better score wins; annotators
+(`evaluation/annotators.py`) only compare. Equal texts and equal scores are draws.
 """
 
 from __future__ import annotations
@@ -21,27 +22,64 @@ Gold = Callable[[Prompt, str, str], float]  # (prompt, text, finish_reason) -> s
 
 
 class Judge(ABC):
-    """Scores answers and, from the scores, prefers one of two."""
+    """Prefers one of two answers."""
 
     name: str
+
+    @abstractmethod
+    def compare(
+        self,
+        prompts: Sequence[Prompt],
+        outputs_1: Sequence[str],
+        outputs_2: Sequence[str],
+        *,
+        finish_reasons_1: Sequence[str] | None = None,
+        finish_reasons_2: Sequence[str] | None = None,
+    ) -> list[float | None]:
+        """Preferences in [1, 2]: 2 = output 2 is better, 1.5 = draw; None = no judgement could be read (METHOD 6.1).
+
+        Entry i of all arguments is one comparison. `finish_reasons` ("stop" or "length") default to "stop": an
+        answer from a file is whole. Not every judge looks at them.
+        """
+
+    def can_judge(self, prompt: Prompt) -> bool:
+        """Does this judge know what a good answer to the prompt is?"""
+        return True
+
+    def details(self, prompt: Prompt) -> dict[str, str]:
+        """What else a row of annotations.jsonl says of who judged the answers to this instruction."""
+        return {}
+
+    def costs(self) -> dict[str, float | int]:
+        """What judging took so far, for stage.json; nothing for a judge that costs nothing."""
+        return {}
+
+
+class ScoringJudge(Judge):
+    """Scores answers and, from the scores, prefers one of two."""
 
     @abstractmethod
     def scores(
         self, prompts: Sequence[Prompt], texts: Sequence[str], finish_reasons: Sequence[str] | None = None
     ) -> list[float]:
-        """One score an answer, higher is better; entry i of all arguments is one answer.
+        """One score an answer, higher is better; entry i of all arguments is one answer, as in `compare`."""
 
-        `finish_reasons` ("stop" or "length") default to "stop": an answer from a file is whole.
-        """
-
-    def compare(self, prompts: Sequence[Prompt], outputs_1: Sequence[str], outputs_2: Sequence[str]) -> list[float]:
-        """Preferences in {1, 1.5, 2}: 2 = output 2 is better. The order of the two cannot sway a score."""
-        scores_1 = self.scores(prompts, outputs_1)
-        scores_2 = self.scores(prompts, outputs_2)
+    def compare(
+        self,
+        prompts: Sequence[Prompt],
+        outputs_1: Sequence[str],
+        outputs_2: Sequence[str],
+        *,
+        finish_reasons_1: Sequence[str] | None = None,
+        finish_reasons_2: Sequence[str] | None = None,
+    ) -> list[float | None]:
+        """Preferences in {1, 1.5, 2}, never None. The order of the two cannot sway a score."""
+        scores_1 = self.scores(prompts, outputs_1, finish_reasons_1)
+        scores_2 = self.scores(prompts, outputs_2, finish_reasons_2)
         return preferences(scores_1, scores_2, outputs_1, outputs_2)
 
 
-class GoldJudge(Judge):
+class GoldJudge(ScoringJudge):
     """The true reward of a world that knows it (rlp_engine/sandbox)."""
 
     def __init__(self, gold: Gold, name: str = "gold") -> None:
@@ -61,7 +99,7 @@ class ScoresPairs(Protocol):
     def score_responses(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]: ...
 
 
-class RewardModelJudge(Judge):
+class RewardModelJudge(ScoringJudge):
     """A fixed reward model, which tokenizes the texts itself; it must not be one that trained the policies."""
 
     def __init__(self, model: ScoresPairs, name: str) -> None:
@@ -71,20 +109,20 @@ class RewardModelJudge(Judge):
     def scores(
         self, prompts: Sequence[Prompt], texts: Sequence[str], finish_reasons: Sequence[str] | None = None
     ) -> list[float]:
-        """As `Judge.scores`. A reward model reads text alone: `finish_reasons` make no difference."""
+        """As `ScoringJudge.scores`. A reward model reads text alone: `finish_reasons` make no difference."""
         _finish_reasons(prompts, texts, finish_reasons)
         return self._model.score_responses(prompts, texts)
 
 
 def preferences(
     scores_1: Sequence[float], scores_2: Sequence[float], outputs_1: Sequence[str], outputs_2: Sequence[str]
-) -> list[float]:
+) -> list[float | None]:
     """Preferences in {1, 1.5, 2} from scores: 2 = output 2 is better; equal texts or scores are draws.
 
     Raises:
         DataError: if a score is NaN, which compares as a silent loss.
     """
-    result = []
+    result: list[float | None] = []
     for row, (one, two, text_1, text_2) in enumerate(zip(scores_1, scores_2, outputs_1, outputs_2, strict=True)):
         if math.isnan(one) or math.isnan(two):
             raise DataError("a judge gave no number", where=f"answer {row + 1}", found=f"{one} and {two}")

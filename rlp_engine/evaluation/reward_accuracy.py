@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlp_engine.errors import DataError
-from rlp_engine.evaluation.winrate import mean_and_standard_error
+from rlp_engine.evaluation.winrate import DRAW, mean_and_standard_error
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,51 @@ def reward_accuracy(
         if len(r) != len(s) or (labels is not None and len(labels) != len(r)):
             raise DataError("rewards and true scores differ in length", where=f"prompt {index + 1}")
         right[index], pairs[index] = _prompt_pairs(np.asarray(r, float), np.asarray(s, float), labels)
+    return _over_prompts(right, pairs)
+
+
+def compared_accuracy(
+    rewards: Sequence[Sequence[float]], compared: Sequence[Sequence[tuple[int, int, float | None]]]
+) -> RewardAccuracy:
+    """Pairwise accuracy of a reward model within prompts, where the judge compares answers and scores none.
+
+    Args:
+        rewards: one list a prompt: the reward of each of its answers.
+        compared: one list a prompt: (i, j, preference) of each pair that was judged, in [1, 2] and 2 = answer j is
+            better. Draws (1.5) do not count, nor does None: no judgement could be read. Equal rewards count one half.
+
+    Raises:
+        DataError: if the lengths differ.
+    """
+    if len(rewards) != len(compared):
+        raise DataError("rewards and judgements differ in length", found=f"{len(rewards)} and {len(compared)} prompts")
+    right = np.zeros(len(rewards))
+    pairs = np.zeros(len(rewards))
+    for index, (r, judged) in enumerate(zip(rewards, compared, strict=True)):
+        for i, j, preference in judged:
+            if preference is not None and preference != DRAW:
+                pairs[index] += 1
+                right[index] += (1 + np.sign(preference - DRAW) * np.sign(r[j] - r[i])) / 2
+    return _over_prompts(right, pairs)
+
+
+def confirmed_share(preferences: Sequence[float | None]) -> RewardAccuracy:
+    """Share of preference pairs, one a prompt, whose order a judge confirms; a draw counts one half.
+
+    The accuracy column of the paper's Table 5 (METHOD 3.5). The standard error is std / sqrt(n), n - 1 in the variance.
+
+    Args:
+        preferences: the judge's, of (chosen, rejected): below 1.5 = it confirms the pair. None is left out of n.
+    """
+    kept = np.array([value for value in preferences if value is not None], dtype=float)
+    if kept.size == 0:
+        return RewardAccuracy(math.nan, math.nan, 0)
+    accuracy, standard_error = mean_and_standard_error((1 + np.sign(DRAW - kept)) / 2)
+    return RewardAccuracy(accuracy, standard_error, int(kept.size))
+
+
+def _over_prompts(right: np.ndarray, pairs: np.ndarray) -> RewardAccuracy:
+    """From each prompt's pairs in the right order and its pairs."""
     total = pairs.sum()
     if total == 0:
         return RewardAccuracy(math.nan, math.nan, 0)
@@ -55,25 +100,6 @@ def reward_accuracy(
     spread = np.sum((right - accuracy * pairs) ** 2)  # linearised ratio estimator, prompts as clusters
     standard_error = math.sqrt(used / (used - 1) * spread) / total if used > 1 else math.nan
     return RewardAccuracy(float(accuracy), standard_error, int(total))
-
-
-def pair_accuracy(chosen_scores: Sequence[float], rejected_scores: Sequence[float]) -> RewardAccuracy:
-    """Share of preference pairs, one a prompt, whose order the true scores confirm; a draw counts one half.
-
-    The accuracy column of the paper's Table 5 (METHOD 3.5). The standard error is std / sqrt(n), n - 1 in the variance.
-
-    Raises:
-        DataError: if the lengths differ, or a score is NaN, which would compare as a silent error.
-    """
-    chosen, rejected = np.asarray(chosen_scores, float), np.asarray(rejected_scores, float)
-    if chosen.shape != rejected.shape:
-        raise DataError("chosen and rejected scores differ in length", found=f"{chosen.size} and {rejected.size}")
-    if np.isnan(chosen).any() or np.isnan(rejected).any():
-        raise DataError("a judge gave no number of a synthetic pair")
-    if chosen.size == 0:
-        return RewardAccuracy(math.nan, math.nan, 0)
-    accuracy, standard_error = mean_and_standard_error((1 + np.sign(chosen - rejected)) / 2)
-    return RewardAccuracy(accuracy, standard_error, int(chosen.size))
 
 
 def _prompt_pairs(rewards: np.ndarray, scores: np.ndarray, labels: Sequence[Hashable] | None) -> tuple[float, int]:

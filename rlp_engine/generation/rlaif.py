@@ -33,10 +33,13 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Log-probabilities (nats) of the two labels; the first label names the answer that is shown first."""
+    """Log-probabilities (nats) of the two labels; the first label names the answer that is shown first.
 
-    first_order: tuple[float, float]  # the comparison's first answer shown first
-    second_order: tuple[float, float]  # its second answer shown first
+    None, which the policy never gives, is an order of which a server's answer cannot be read.
+    """
+
+    first_order: tuple[float, float] | None  # the comparison's first answer shown first
+    second_order: tuple[float, float] | None  # its second answer shown first
     shortened: bool  # an answer was cut to fit
 
 

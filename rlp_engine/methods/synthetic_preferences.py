@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Reason = Literal["accepted", "low-confidence", "one-cluster", "equal"]
+Reason = Literal["accepted", "low-confidence", "one-cluster", "equal", "unparsed"]
 CONFIDENT = 0.75  # a preference of at least this for one of the two answers
 
 

@@ -122,6 +122,23 @@ def forest(marks: Sequence[Mark], *, name: str, title: str, x_label: str, zero: 
         return _svg(figure, name, title)
 
 
+def grouped_forest(groups: Sequence[tuple[str, Sequence[Mark]]], *, name: str, title: str, x_label: str) -> Markup:
+    """Values with intervals in groups: one group a row, its marks below each other in the same order everywhere."""
+    with matplotlib.rc_context(_STYLE):
+        most = max(len(marks) for _, marks in groups)
+        figure, axes = _figure(7.4, 0.8 + len(groups) * (0.2 + 0.13 * most))
+        step = 0.8 / most
+        for row, (_, marks) in enumerate(groups):
+            for place, mark in enumerate(marks):
+                y = row + (place - (len(marks) - 1) / 2) * step
+                axes.plot([mark.low, mark.high], [y, y], color=SERIES[mark.colour], linewidth=1.6)
+                axes.plot(mark.value, y, "o", color=SERIES[mark.colour], markersize=5, markeredgecolor=SURFACE)
+        axes.set_yticks(range(len(groups)), [clean(label) for label, _ in groups], color=INK)
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.set_xlabel(x_label)
+        return _svg(figure, name, title)
+
+
 def scatter(
     marks: Sequence[tuple[Mark, float]],
     *,

@@ -76,7 +76,7 @@ def _of_rlaif(summary: Mapping[str, Any]) -> list[str]:
         number(percent(summary.get(f"rlaif_{key}")), 1) for key in ("confident_rate", "consistent_rate", "first_label")
     )
     return [
-        f"The policy judged {number(summary['rlaif_asked'])} pairs, each in both orders: it is 75 % sure or surer in "
+        f"The judge compared {number(summary['rlaif_asked'])} pairs, each in both orders: it is 75 % sure or surer in "
         f"{sure} %, prefers the same answer in both orders in {same} %, and gives the label of the answer shown first "
         f"{first} % on average (50 %: no position bias)."
     ]

@@ -17,6 +17,7 @@ REASONS = {  # methods.synthetic_preferences.Reason -> (words, colour)
     "low-confidence": ("confidence too low", 2),
     "one-cluster": ("one cluster only: nothing to reject", 0),
     "equal": ("equal: nothing to prefer", 5),
+    "unparsed": ("judgement not readable", 4),
 }
 SIDES = {"preferences": ("preference pairs", 0), "sft": ("SFT answers", 5), "policy": ("policy answers", 1)}
 MEASURES = (

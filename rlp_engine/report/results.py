@@ -10,6 +10,7 @@ from rlp_engine.report.comparisons import against_kl, differences
 from rlp_engine.report.html import Markup, number, tag
 from rlp_engine.report.rows import difference_to, dot, finite, is_difference, label_of, method_of, name_of, percent
 from rlp_engine.report.score_parts import gains, parts
+from rlp_engine.report.subsets import by_subset
 
 KL_RATIO = 1.25  # policies whose KL differ by more than this factor get a warning
 
@@ -33,6 +34,7 @@ def section(results: Mapping[str, Any], colours: Mapping[str, int]) -> Markup:
         _caveats(base),
         parts(base, colours),
         gains(base, colours),
+        by_subset(results, colours),
         differences(paired, colours),
         against_kl(policies, colours),
         _curve(policies, paired, colours),

@@ -9,6 +9,7 @@ round-1/spg/ppo.partial/  the same stage while it is worked on
 superseded/               what a later run replaced; only `rlp clean` deletes it
 .cache/digests.json       sha256 of files outside the run, by size and time; safe to delete
 .cache/nli/               answers of NLI models; without them `synthesize` asks again
+.cache/judge/             answers of annotators behind a server; without them they are paid for again
 """
 
 from __future__ import annotations
@@ -81,6 +82,10 @@ class RunLayout:
     @property
     def nli_answers(self) -> Path:
         return self.cache / "nli"
+
+    @property
+    def judge_answers(self) -> Path:
+        return self.cache / "judge" / "answers.jsonl"
 
     @property
     def report(self) -> Path:

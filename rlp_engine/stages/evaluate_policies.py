@@ -11,13 +11,14 @@ import torch
 
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.data.templates import PromptTemplate
-from rlp_engine.evaluation.judges import Judge, best_of
+from rlp_engine.evaluation.ifeval.judge import ifeval_parts
+from rlp_engine.evaluation.judges import Judge, ScoringJudge, best_of
 from rlp_engine.generation.logprobs import sequence_logprobs
 from rlp_engine.models.policy import Policy, load_policy
 from rlp_engine.models.reward import ResponseScorer
-from rlp_engine.run.atomic import write_json
 from rlp_engine.sandbox.data import World
 from rlp_engine.stages.answering import Answerer, answer_in_shards, iterate_folder, stage_answerer
+from rlp_engine.stages.evaluate_files import write_outputs
 from rlp_engine.stages.spec import StageContext
 
 SHARD_PROMPTS = 512  # instructions per committed shard
@@ -28,17 +29,24 @@ SFT = "sft"
 class Judged:
     """One policy's decoded answers to the judged prompts, what the judge says of them, and its T = 1 samples.
 
-    `parts` and `sample_parts` are what the sandbox's gold reward of each is made of; empty with any other judge.
+    `parts` and `sample_parts` are what the score of each is made of: the sandbox's gold reward, or IFEval's demands;
+    empty with any other judge.
+    A judge that only compares gives no scores.
     """
 
     name: str
     answers: list[Sample]
-    scores: list[float]
+    scores: list[float] | None
     parts: list[dict[str, float]]
     samples: list[Sample]  # samples_per_prompt a prompt, at T = 1
-    sample_scores: list[float]
+    sample_scores: list[float] | None
     sample_parts: list[dict[str, float]]
     kl: float | None  # nats a sequence, mean of log pi/pi_SFT over `samples`
+
+    @property
+    def has_correct(self) -> bool:
+        """Do the parts tell correctness from style?"""
+        return bool(self.parts) and "correct" in self.parts[0]
 
 
 def named(context: StageContext, name: str) -> Path | str:
@@ -76,7 +84,7 @@ def judge_policy(
     answers = drawn(context, decoding, prompts, 1, f"answers/{name}/decoded")
     sampling = source_of(context, policy, name, temperature=1.0, top_p=1.0, purpose="sample")
     samples = drawn(context, sampling, prompts, config.samples_per_prompt, f"answers/{name}/sampled")
-    write_outputs(context, name, prompts, answers)
+    write_outputs(context.out / "outputs", name, prompts, answers, config.input)
     return Judged(
         name,
         answers,
@@ -94,7 +102,10 @@ def drawn(context: StageContext, source: Answerer, prompts: Sequence[Prompt], dr
     return [sample for shard in iterate_folder(context.out / folder) for sample in shard]
 
 
-def judge_samples(judge: Judge, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[float]:
+def judge_samples(judge: Judge, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[float] | None:
+    """Scores; None of a judge that only compares."""
+    if not isinstance(judge, ScoringJudge):
+        return None
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     return judge.scores(
         [by_id[s.prompt_id] for s in samples], [s.text for s in samples], [s.finish_reason for s in samples]
@@ -102,11 +113,14 @@ def judge_samples(judge: Judge, prompts: Sequence[Prompt], samples: Sequence[Sam
 
 
 def gold_parts(context: StageContext, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[dict[str, float]]:
-    """What the sandbox's gold reward of each sample is made of; empty with any other judge."""
-    if context.config.evaluate.judge.kind != "gold":
+    """What the sandbox's gold reward, or IFEval's score, of each sample is made of; empty with any other judge."""
+    kind = context.config.evaluate.judge.kind
+    by_id = {prompt.prompt_id: prompt for prompt in prompts}
+    if kind == "ifeval":
+        return [ifeval_parts(by_id[s.prompt_id], s.text) for s in samples]
+    if kind != "gold":
         return []
     world = World(context.config.sandbox)
-    by_id = {prompt.prompt_id: prompt for prompt in prompts}
     return [world.gold_parts(by_id[s.prompt_id], s.text, s.finish_reason) for s in samples]
 
 
@@ -145,19 +159,7 @@ def best_of_n(
     rewards = scorer.score_responses([by_id[s.prompt_id] for s in samples], [s.text for s in samples])
     rows = [rewards[start : start + count] for start in range(0, len(rewards), count)]
     answers = [samples[row * count + best] for row, best in enumerate(best_of(rows))]
-    write_outputs(context, name, prompts, answers)
+    write_outputs(context.out / "outputs", name, prompts, answers, context.config.evaluate.input)
     # No KL: log n - (n - 1)/n bounds that of an exact best-of-n, but it is not one measured here.
     scores, parts = judge_samples(judge, prompts, answers), gold_parts(context, prompts, answers)
-    return Judged(name, answers, scores, parts, [], [], [], None)
-
-
-def write_outputs(context: StageContext, name: str, prompts: Sequence[Prompt], answers: Sequence[Sample]) -> None:
-    """outputs/NAME.json, as AlpacaEval and AlpacaFarm read it (METHOD 6.3)."""
-    path = context.out / "outputs" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {"instruction": prompt.instruction, "input": prompt.input, "output": answer.text, "generator": name}
-        | {"dataset": prompt.meta.get("subset", ""), "datasplit": "eval"}
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    write_json(path, rows)
+    return Judged(name, answers, scores, parts, [], None, [], None)

@@ -22,7 +22,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from rlp_engine.config.schema import MULTI_VIEW, SYNTHESIS, DataFile, RunConfig
+from rlp_engine.config.annotators import annotator_path
+from rlp_engine.config.schema import MULTI_VIEW, SYNTHESIS, DataFile, JudgeConfig, RunConfig
 from rlp_engine.errors import ConfigError
 from rlp_engine.stages.spec import StageInput, StageSpec
 
@@ -30,6 +31,8 @@ DATA_TABLES = ("demonstrations", "preferences", "preference_instructions", "unla
 """Keys of [data], and the file of typed rows that `prepare` makes of each: NAME.jsonl."""
 
 _TRAINING = ("seed", "model", "compute", "deepspeed", "checkpoint", "log")
+TEST_SETS = "test_sets"  # the folder of prepare's output with the rows of each of data.test_sets
+
 # What every branch reads of [refine_rm]: a key of the multi-view loss must not make the other branches stale.
 _REFINING = ("refine_rm.epochs", "refine_rm.minibatch", "refine_rm.microbatch", "refine_rm.optimizer")
 
@@ -97,15 +100,48 @@ def _rows(table: str) -> StageInput:
     return StageInput(table, stage="prepare", path=f"{table}.jsonl")
 
 
+def _test_set(name: str) -> StageInput:
+    return StageInput(f"test-set:{name}", stage="prepare", path=f"{TEST_SETS}/{name}.jsonl")
+
+
 def _external(name: str, path: str) -> tuple[StageInput, ...]:
     return (StageInput(name, path=path),) if path else ()
+
+
+def _judge_inputs(config: RunConfig, name: str, judge: JudgeConfig) -> tuple[StageInput, ...]:
+    """What a judge is read from: a reward model, or the files of annotators."""
+    if judge.kind == "server":
+        return _annotator_inputs(config.judge.annotators)
+    return _external(name, judge.path if judge.kind == "reward-model" else "")
+
+
+def _annotator_inputs(names: list[str]) -> tuple[StageInput, ...]:
+    """Their content is in the stage's fingerprint, wherever the files lie."""
+    return tuple(StageInput(f"annotator:{name}", path=str(annotator_path(name))) for name in dict.fromkeys(names))
+
+
+def _judge_sections(judge: JudgeConfig) -> tuple[str, ...]:
+    return ("judge",) if judge.kind == "server" else ()
+
+
+def _ifeval_tables(config: RunConfig) -> list[str]:
+    """The files of `prepare` whose every row the IFEval judge must be able to check."""
+    tables = []
+    if config.evaluate.judge.kind == "ifeval":
+        tables = [config.evaluate.instructions, *(f"{TEST_SETS}/{name}" for name in config.data.test_sets)]
+        if config.ppo.select == "judge":
+            tables.append("validation")
+    if config.collect.annotator.kind == "ifeval" and config.collect.source == "annotator":
+        tables.append("preference_instructions")
+    return tables
 
 
 def _prepare(config: RunConfig) -> StageSpec:
     files: list[StageInput] = []
     if config.data.source == "files":
-        for table in DATA_TABLES:
-            file: DataFile = getattr(config.data, table)
+        files_of: dict[str, DataFile] = {table: getattr(config.data, table) for table in DATA_TABLES}
+        files_of |= {f"{TEST_SETS}/{name}": file for name, file in config.data.test_sets.items()}
+        for table, file in files_of.items():
             files += _external(table, file.path) + _external(f"{table}.columns", file.columns_from)
     return StageSpec(
         name="prepare",
@@ -114,6 +150,7 @@ def _prepare(config: RunConfig) -> StageSpec:
         inputs=tuple(files),
         sections=("seed", "data", "sandbox"),
         function="rlp_engine.stages.prepare:run",
+        params={"ifeval_tables": tables} if (tables := _ifeval_tables(config)) else {},
     )
 
 
@@ -143,8 +180,8 @@ def _collect(config: RunConfig) -> StageSpec:
     else:
         annotator = config.collect.annotator
         inputs = (sft_policy(config), _rows("preference_instructions"))
-        inputs += _external("annotator", annotator.path if annotator.kind == "reward-model" else "")
-        sections = ("seed", "model", "compute", *_answering(config), "collect", "sandbox")
+        inputs += _judge_inputs(config, "annotator", annotator)
+        sections = ("seed", "model", "compute", *_answering(config), "collect", "sandbox", *_judge_sections(annotator))
     return StageSpec(
         name="collect",
         kind="collect",
@@ -218,8 +255,8 @@ def _ppo(
     sections = (*_TRAINING, *_NATIVE, "ppo", "train_rm")
     if config.ppo.select == "judge":
         judge = config.evaluate.judge
-        inputs += (_rows("validation"), *_external("judge", judge.path if judge.kind == "reward-model" else ""))
-        sections += ("evaluate", "sandbox")
+        inputs += (_rows("validation"), *_judge_inputs(config, "judge", judge))
+        sections += ("evaluate", "sandbox", *_judge_sections(judge))
     return StageSpec(
         name=name,
         kind="ppo",
@@ -304,9 +341,12 @@ def _synthesize(config: RunConfig, name: str, selection: str, shared: str, polic
         StageInput("rewards", stage=f"{shared}/embed", path="vectors"),
         _rows("unlabeled"),
     )
-    if selection == "rlaif":  # the policy that answered is the judge
+    if selection == "rlaif" and config.synthesize.rlaif.engine == "server":
+        inputs += _annotator_inputs(config.synthesize.rlaif.annotators)
+        sections: tuple[str, ...] = ("seed", "judge", "synthesize.rlaif")
+    elif selection == "rlaif":  # the policy that answered is the judge
         inputs += (StageInput("policy", stage=policy, path="model"),)
-        sections: tuple[str, ...] = ("seed", "compute", "model", "synthesize.rlaif")
+        sections = ("seed", "compute", "model", "synthesize.rlaif")
     else:
         equivalence = config.synthesize.equivalence
         inputs += _external("equivalence_model", equivalence.model if equivalence.kind in ("nli", "embedding") else "")
@@ -379,15 +419,17 @@ def _evaluate(config: RunConfig) -> StageSpec:
         *(StageInput(f"reward:{name}", stage=stage, path="model") for name, stage in reward_models(config).items()),
         *(StageInput(f"pairs:{name}", stage=s, path="pairs.jsonl") for name, s in synthetic_pairs(config).items()),
         StageInput("instructions", stage="prepare", path=f"{config.evaluate.instructions}.jsonl"),
-        *_external("judge", judge.path if judge.kind == "reward-model" else ""),
+        *(_test_set(name) for name in config.data.test_sets if config.evaluate.instructions == "test"),
+        *_judge_inputs(config, "judge", judge),
     )
     return StageSpec(
         name="evaluate",
         kind="evaluate",
-        version=2,
+        version=3,
         inputs=inputs,
         sections=(
             *("seed", "model", "compute", *_answering(config), "evaluate", "train_rm", "refine_rm.reseed", "sandbox"),
+            *_judge_sections(judge),
         ),
         function="rlp_engine.stages.evaluate:run",
     )

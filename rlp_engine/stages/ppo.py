@@ -15,11 +15,13 @@ from typing import Any
 import torch
 
 from rlp_engine.config.schema import PpoConfig
-from rlp_engine.data.records import Prompt
+from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.data.rows import read_prompts
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError
+from rlp_engine.evaluation.judges import Judge, ScoringJudge
+from rlp_engine.evaluation.winrate import win_rate
 from rlp_engine.models.lora import add_lora
 from rlp_engine.models.policy import Policy, load_policy, save_policy
 from rlp_engine.models.reward import ResponseScorer
@@ -27,7 +29,7 @@ from rlp_engine.randomness import permutation, torch_seed
 from rlp_engine.run.atomic import committed_dir, write_json
 from rlp_engine.stages.answering import answerer, short_enough
 from rlp_engine.stages.common import after_training, prepare_device, scorer_of, train
-from rlp_engine.stages.judging import build_judge
+from rlp_engine.stages.judging import build_judge, told_costs
 from rlp_engine.stages.ppo_models import ppo_models
 from rlp_engine.stages.spec import StageContext
 from rlp_engine.training.ppo import PpoTask
@@ -144,13 +146,15 @@ def save_candidate(context: StageContext, policy: Policy, step: int) -> None:
 
 
 def choose_candidate(context: StageContext, template: PromptTemplate, device: torch.device) -> dict[str, Any]:
-    """Make the candidate with the best mean score on the validation instructions the stage's model.
+    """Make the candidate with the best mean score on the validation instructions the stage's model; with a judge that
+    only compares, the best win-rate.
 
     Safe to kill: selection.json is written after model/ is whole, and the candidates go last.
     """
     selection = context.out / "selection.json"
+    costs: dict[str, Any] = {}  # not in selection.json: they tell what was paid now, which a restart changes
     if not selection.exists():
-        judge_name, scores = judge_candidates(context, template, device)
+        judge_name, scores, costs = judge_candidates(context, template, device)
         best = max(scores, key=lambda step: (scores[step], -step))
         shutil.rmtree(context.out / "model", ignore_errors=True)
         with committed_dir(context.out / "model") as part:
@@ -161,29 +165,56 @@ def choose_candidate(context: StageContext, template: PromptTemplate, device: to
     return {
         "selected_step": chosen["selected_step"],
         "validation_score": chosen["scores"][str(chosen["selected_step"])],
+        **costs,
     }
 
 
 def judge_candidates(
     context: StageContext, template: PromptTemplate, device: torch.device
-) -> tuple[str, dict[int, float]]:
-    """(name of the judge, step -> mean score of that candidate's answers to the validation instructions)."""
-    config = context.config
-    judge = build_judge(config.evaluate.judge, context, "judge", device)
+) -> tuple[str, dict[int, float], dict[str, Any]]:
+    """(name of the judge, step -> what that candidate's answers to the validation instructions are worth, costs)."""
+    judge = build_judge(context.config.evaluate.judge, context, "judge", device)
     prompts = list(read_prompts(context.inputs["validation"]))
+    steps = sorted(candidate_steps(context))
+    references: list[str | None] = []
+    if not isinstance(judge, ScoringJudge):
+        references = [prompt.reference for prompt in prompts]
+        if all(reference is None for reference in references):
+            sft = Path(context.inputs["sft_policy"])
+            references = [answer.text for answer in validation_answers(context, sft, template, prompts, device)]
     scores: dict[int, float] = {}
-    for step in sorted(candidate_steps(context)):
-        candidate = load_policy(candidate_folder(context, step), config.model, device=device)
-        source = answerer(
-            candidate,
-            template,
-            config.generation,
-            temperature=config.evaluate.temperature,
-            top_p=config.evaluate.top_p,
-            key=(config.seed, context.spec.params["round"], "ppo-select", 0),
-        )
-        answers = source.answer(prompts, 1, stop=context.stop)
-        judged = judge.scores(prompts, [a.text for a in answers], [a.finish_reason for a in answers])
-        scores[step] = statistics.fmean(judged)
+    for step in steps:
+        answers = validation_answers(context, candidate_folder(context, step), template, prompts, device)
+        scores[step] = worth(judge, prompts, answers, references)
         context.reporter.line(f"{context.spec.name}: step {step} scores {scores[step]:.4g} on validation")
-    return judge.name, scores
+    return judge.name, scores, told_costs(context, judge)
+
+
+def validation_answers(
+    context: StageContext, model: Path, template: PromptTemplate, prompts: list[Prompt], device: torch.device
+) -> list[Sample]:
+    """One answer to each, decoded as `evaluate` does."""
+    config = context.config
+    source = answerer(
+        load_policy(model, config.model, device=device),
+        template,
+        config.generation,
+        temperature=config.evaluate.temperature,
+        top_p=config.evaluate.top_p,
+        key=(config.seed, context.spec.params["round"], "ppo-select", 0),
+    )
+    return source.answer(prompts, 1, stop=context.stop)
+
+
+def worth(judge: Judge, prompts: list[Prompt], answers: list[Sample], references: list[str | None]) -> float:
+    """Mean score of the answers; with a judge that only compares, their win-rate in per cent.
+
+    Args:
+        references: what a judge that only compares compares with: the references of the validation instructions (those
+            without one do not count), or the SFT policy's answers when none has one. As in `evaluate`.
+    """
+    if isinstance(judge, ScoringJudge):
+        return statistics.fmean(judge.scores(prompts, [a.text for a in answers], [a.finish_reason for a in answers]))
+    rows = [row for row in zip(prompts, references, answers, strict=True) if row[1] is not None]
+    compared = judge.compare([p for p, _, _ in rows], [r for _, r, _ in rows], [a.text for _, _, a in rows])
+    return win_rate(compared).win_rate

@@ -35,8 +35,9 @@ class Decided(Protocol):
 def statistics_of(rows: Sequence[Decided], pairs: Sequence[PreferencePair]) -> dict[str, Any]:
     """statistics.json, without what the equivalence counted."""
     judged = [row.judgement for row in rows if row.judgement]
-    rlaif = summarise_rlaif([judgement.orders for judgement in judged])
+    rlaif = summarise_rlaif([judgement.orders for judgement in judged if judgement.orders])
     rlaif["rlaif_shortened"] = sum(judgement.shortened for judgement in judged)
+    rlaif["rlaif_unparsed"] = sum(judgement.orders is None for judgement in judged)
     return {
         **summarise([row.decision for row in rows]),
         **lengths(pairs),
@@ -102,7 +103,7 @@ def fact_lines(statistics: dict[str, Any]) -> list[str]:
     rates += [("pairs whose y_l has the higher reward", "reversed_reward_rate")]
     if judged:
         rates += [
-            ("the policy is 75% sure of its preference, or surer", "rlaif_confident_rate"),
+            ("the judge is 75% sure of its preference, or surer", "rlaif_confident_rate"),
             ("it prefers the same answer in both orders", "rlaif_consistent_rate"),
             ("mean probability of the first label (50%: no position bias)", "rlaif_first_label"),
         ]
@@ -129,5 +130,6 @@ def truncation_lines(statistics: dict[str, Any]) -> list[str]:
         ("nli_questions_cut", "questions cut to synthesize.equivalence.question_tokens"),
         ("embedding_truncated", "texts cut to synthesize.equivalence.max_length"),
         ("rlaif_shortened", "comparisons with an answer cut to synthesize.rlaif.max_length"),
+        ("rlaif_unparsed", "comparisons whose judgement cannot be read"),
     )
     return [f"{words}: {statistics[name]}" for name, words in kinds if name in statistics]

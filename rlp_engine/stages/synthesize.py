@@ -2,7 +2,7 @@
 
 Outputs: pairs.jsonl (one pair an accepted prompt), decisions.jsonl (every prompt, with the reason and, where answers
 were clustered, their entropies), statistics.json (rates, confidence histogram, lengths, mean entropies, equivalence
-calls against the naive count); for RLAIF also judgements/shard_NNNNN.jsonl, what the policy said of two answers.
+calls against the naive count); for RLAIF also judgements/shard_NNNNN.jsonl, what the judge said of two answers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from rlp_engine.semantics.cluster import cluster_prompts
 from rlp_engine.semantics.equivalence import Equivalence
 from rlp_engine.stages.answering import iterate_folder
 from rlp_engine.stages.common import prepare_device, shard_files
-from rlp_engine.stages.rlaif import Judgement, judge_shard, load_judge
+from rlp_engine.stages.judging import told_costs
+from rlp_engine.stages.rlaif import Judgement, ServerRlaif, judge_shard, load_judge
 from rlp_engine.stages.spec import StageContext, is_remote
 from rlp_engine.stages.synthesis_statistics import entropies, statistics_of, tell
 
@@ -97,6 +98,7 @@ def run(context: StageContext) -> dict[str, Any]:
         context.reporter.line(f"{context.spec.name}: {recalled} NLI questions had been answered before")
         context.events.append("nli answers recalled", count=recalled)
     tell(context, statistics)
+    costs = told_costs(context, judge.judge) if isinstance(judge, ServerRlaif) else {}
     if not pairs:
         raise no_pair(context, statistics)
     write_jsonl(context.out / "pairs.jsonl", pairs)
@@ -105,7 +107,7 @@ def run(context: StageContext) -> dict[str, Any]:
         "".join(json.dumps(decision_row(row), ensure_ascii=False) + "\n" for row in rows),
     )
     write_json(context.out / "statistics.json", statistics)
-    return statistics
+    return statistics | costs
 
 
 def no_pair(context: StageContext, statistics: dict[str, Any]) -> DataError:
@@ -204,13 +206,15 @@ def decide_prompt(
 
     Args:
         gamma: least confidence; 0 for Select-All. Pairs of two answers have none.
-        judgement: what the policy said of the two answers; None where their texts are equal.
+        judgement: what the judge said of the two answers; None where their texts are equal.
     """
     if selection == "reward-pair":
         return choose_reward_pair(rewards, own_draw(prompt, key))
     if selection == "rlaif":
         if judgement is None:
             return Decision("equal")
+        if judgement.preference is None:
+            return Decision("unparsed")
         return choose_rlaif_pair(judgement.first, judgement.second, judgement.preference, rewards)
     return choose_pair(cluster_ids, rewards, gamma, own_draw(prompt, key))
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rlp_engine.study.aggregate import Difference, Mean, difference, mean_of, pairs_of, preference_difference
-from rlp_engine.study.read import RunResults
+from rlp_engine.study.read import RunResults, score_of
 
 KL_VALUES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 50.0)
 """Where curves are read, nats a sequence: those that at least one seed covers, and that are not close to SFT."""
@@ -33,7 +33,7 @@ class Point:
     """One policy."""
 
     kl: float  # nats a sequence, >= 0
-    score: float  # the judge's mean score (gold, in the sandbox)
+    score: float  # the judge's mean score (gold, in the sandbox); NaN for a judge that only compares
     preferences_N: np.ndarray  # in [1, 2]
 
 
@@ -89,11 +89,11 @@ def families(run: RunResults) -> dict[str, list[Point]]:
     policies, preferences = run.policies, run.preferences
     if SFT not in policies or SFT not in preferences:
         return {}
-    start = Point(0.0, policies[SFT]["mean_score"], preferences[SFT])
+    start = Point(0.0, score_of(policies[SFT]), preferences[SFT])
     found: dict[str, list[Point]] = {}
     for name, row in policies.items():
         if name != SFT and "kl" in row and name in preferences:
-            point = Point(max(0.0, row["kl"]), row["mean_score"], preferences[name])
+            point = Point(max(0.0, row["kl"]), score_of(row), preferences[name])
             found.setdefault(family_of(name), [start]).append(point)
     return {family: sorted(points, key=lambda point: point.kl) for family, points in found.items()}
 
@@ -191,7 +191,7 @@ def families_over_seeds(runs: Sequence[RunResults]) -> Mapping[str, list[dict[st
         for name, row in run.policies.items():
             if name != SFT and "kl" in row:
                 policies = values.setdefault(family_of(name), {})
-                policies.setdefault(name, []).append((max(0.0, row["kl"]), row["win_rate"], row["mean_score"]))
+                policies.setdefault(name, []).append((max(0.0, row["kl"]), row["win_rate"], score_of(row)))
     found = {}
     for family, policies in values.items():
         points = [

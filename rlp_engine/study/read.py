@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,11 @@ def read_run_results(run_dir: Path, seed: int, variant: str) -> RunResults | Non
         judge=str(results.get("judge", "")),
         reference=str(results.get("reference", "")),
     )
+
+
+def score_of(policy: Mapping[str, float]) -> float:
+    """The judge's mean score; NaN where the judge only compares, and `evaluate` wrote null."""
+    return policy.get("mean_score", math.nan)
 
 
 def tables_of(value: Any) -> dict[str, dict[str, float]]:

@@ -23,7 +23,7 @@ from rlp_engine.study.aggregate import (
     preference_difference,
 )
 from rlp_engine.study.matched_kl import Matched, families_over_seeds, matched
-from rlp_engine.study.read import RunResults
+from rlp_engine.study.read import RunResults, score_of
 
 GIB = 1024**3
 
@@ -119,7 +119,7 @@ def compare(sides: Sequence[tuple[RunResults, str, RunResults, str]], *key: str)
         win_rate=preference_difference(
             [x.preferences[a] - y.preferences[b] for x, _, y, _ in sides], key=(*key, a, b, *seeds)
         ),
-        score=difference([x.policies[a]["mean_score"] - y.policies[b]["mean_score"] for x, _, y, _ in sides]),
+        score=difference([score_of(x.policies[a]) - score_of(y.policies[b]) for x, _, y, _ in sides]),
     )
 
 

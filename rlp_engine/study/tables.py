@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -135,6 +136,8 @@ def mean_text(mean: Mean | None, column: str = "") -> str:
 
 
 def _with_error(value: float, error: float | None, digits: int, *, sign: bool = False) -> str:
+    if math.isnan(value):  # of a judge that gives no scores
+        return "-"
     text = _fixed(value, digits, sign=sign)
     return text if error is None else f"{text} ± {error:.{digits}f}"
 
@@ -154,7 +157,7 @@ def _interval(found: Difference, digits: int) -> str:
 
 
 def _positive(found: Difference) -> str:
-    return f"{found.positive} of {found.seeds}"
+    return "-" if math.isnan(found.mean) else f"{found.positive} of {found.seeds}"
 
 
 def _compared(title: str, rows: Sequence[Compared], note: str, *, twin: bool = False) -> Table:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlp_engine.run.atomic import write_json, write_text
+from rlp_engine.run.events import finite
 from rlp_engine.study.figures import write_figures
 from rlp_engine.study.request import Request
 from rlp_engine.study.summary import Summary, as_object
@@ -31,14 +32,16 @@ def write_study(
     """
     found = tables(summary)
     figures = write_figures(study_dir, summary.groups[0], score=score_name(summary)) if summary.groups else []
-    value = {
-        "schema": SCHEMA,
-        "command": command(shown, request),
-        "request": asdict(request),
-        "runs": dict(standing),
-        "results": as_object(summary),
-    }
-    write_json(study_dir / JSON, json.loads(json.dumps(value)))
+    value = finite(  # a judge that only compares gives no scores
+        {
+            "schema": SCHEMA,
+            "command": command(shown, request),
+            "request": asdict(request),
+            "runs": dict(standing),
+            "results": as_object(summary),
+        }
+    )
+    write_json(study_dir / JSON, value)
     write_text(study_dir / MD, page(shown, request, summary, standing, found, has_figure=bool(figures)))
     paths = [study_dir / MD, study_dir / JSON, *figures]
     return value | {"files": [str(path) for path in paths]}

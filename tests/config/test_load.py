@@ -293,3 +293,31 @@ def test_batch_arithmetic_of_alpacafarm():
         "2 epochs x 512/256 = 4 optimizer steps a rollout, 1560 in all; minibatch of 256 = 128 microbatches of 2"
         in text
     )
+
+
+def test_further_test_sets_are_tables_by_name(run_dir):
+    path = run_dir / "run.toml"
+    path.write_text(
+        'data.source = "files"\n[data.test_sets.llmbar]\npath = "a.jsonl"\nwhere = { subset = "natural" }\n'
+    )
+    sets = ["data.test_sets.vicuna.path=b.jsonl", "data.test_sets.vicuna.limit=5"]
+    loaded = load_run(run_dir, sets, check_files=False)
+    assert {name: file.path for name, file in loaded.config.data.test_sets.items()} == {
+        "llmbar": "a.jsonl",
+        "vicuna": "b.jsonl",
+    }
+    set_values(run_dir, sets, refuse_missing=False)
+    assert load_run(run_dir, check_files=False).config == loaded.config
+    for bad, what in (
+        ("data.test_sets.llmbar.pth=x", "unknown key 'data.test_sets.llmbar.pth'"),
+        ("data.test_sets.'../x'.path=x", "'../x' is no name"),
+        ("data.test_sets.llmbar=x", "data.test_sets.llmbar"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_run(run_dir, [bad], check_files=False)
+        assert what in str([caught.value, *problems_of(caught.value)])
+    with pytest.raises(ConfigError) as caught:
+        load_run(run_dir)
+    assert {problem.what for problem in problems_of(caught.value)} == {
+        f"data.test_sets.{name}.path names a file that is not there" for name in ("llmbar", "vicuna")
+    }

@@ -290,3 +290,15 @@ def test_check_shows_rows_as_we_understand_them(given):
     report = check_file(given({"prompt": "a"}, {"prompt": "b"}), "prompts", show=1)
     assert [row["instruction"] for row in report.sample] == ["a"]
     assert report.rows == 2
+
+
+def test_ifevals_demands_are_kept_without_the_arguments_that_are_null(given):
+    """As the hub's parquet has them: every argument in every row, and whole numbers as floats."""
+    kwargs = [{"num_words": None, "keywords": None}, {"num_words": 300.0, "keywords": None, "relation": "at least"}]
+    ids = ["punctuation:no_comma", "length_constraints:number_words"]
+    row = {"key": 1, "prompt": "Write.", "instruction_id_list": ids, "kwargs": kwargs}
+    (prompt,) = load_prompts(given(row), 0)
+    assert prompt.meta["demands"] == [{"id": ids[0]}, {"id": ids[1], "num_words": 300, "relation": "at least"}]
+    for broken in ({"kwargs": kwargs[:1]}, {"kwargs": None}, {"kwargs": ["a", "b"]}, {"instruction_id_list": "a"}):
+        with pytest.raises(DataError):
+            load_prompts(given(row | broken), 0)

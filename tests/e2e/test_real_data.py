@@ -11,6 +11,7 @@ from tiny_run import DATA, outputs, rlp, sets
 ALPACA = DATA / "sft" / "alpaca52k_shared.parquet"
 PREFERENCES = DATA / "preferences" / "alpacaeval_train.parquet"
 TEST = DATA / "eval" / "alpacafarm_eval.json"
+LLMBAR = DATA / "eval" / "llmbar.jsonl"
 SPLITS = DATA / "eval" / "instruction_splits.jsonl"
 
 SMALL = {
@@ -56,6 +57,9 @@ WHOLE = {
     "data.test.columns_from": str(SPLITS),
     "data.test.where.split": "test",
     "data.test.limit": 20,
+    "data.test_sets.llmbar.path": str(LLMBAR),
+    "data.test_sets.llmbar.where.subset": "natural",
+    "data.test_sets.llmbar.limit": 4,
     "generation.max_new_tokens": 12,
     "generation.max_prompt_tokens": 128,
     "ppo.steps": 4,
@@ -76,7 +80,7 @@ WHOLE = {
 
 @pytest.fixture(scope="module")
 def real_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    missing = [str(path) for path in (ALPACA, PREFERENCES, TEST, SPLITS) if not path.exists()]
+    missing = [str(path) for path in (ALPACA, PREFERENCES, TEST, LLMBAR, SPLITS) if not path.exists()]
     if missing:
         pytest.skip(f"real data is not here: {', '.join(missing)}")
     folder = tmp_path_factory.mktemp("real")
@@ -108,6 +112,51 @@ def test_results_are_complete_and_against_the_papers_reference_answers(real_run:
     judged = [json.loads(line) for line in (real_run / "evaluate" / "annotations.jsonl").read_text().splitlines()]
     assert len(judged) == 20 * len(names)
     assert {row["output_1"] for row in judged} <= references
+
+
+def test_every_subset_and_test_set_has_its_win_rates_and_files(real_run: Path):
+    results = json.loads((real_run / "evaluate" / "results.json").read_text())
+    names = [row["name"] for row in results["policies"]]
+    assert {row["subset"] for row in results["subsets"]} <= {"helpful_base", "koala", "oasst", "selfinstruct", "vicuna"}
+    for row in results["policies"]:  # the parts make the whole
+        parts = [
+            (part["win_rate"], part["n"])
+            for s in results["subsets"]
+            for part in s["policies"]
+            if part["name"] == row["name"]
+        ]
+        assert sum(n for _, n in parts) == 20
+        assert sum(rate * n for rate, n in parts) / 20 == pytest.approx(row["win_rate"])
+    (llmbar,) = results["test_sets"]
+    assert (llmbar["test_set"], llmbar["instructions"], llmbar["reference"]) == ("llmbar", 4, "the SFT policy")
+    assert [row["name"] for row in llmbar["policies"]] == names
+    assert llmbar["policies"][0]["draws"] == 4, "the SFT policy against its own answers"
+    below = real_run / "evaluate" / "test-sets" / "llmbar"
+    assert {str(path.relative_to(below)) for path in below.rglob("*.json")} == {
+        f"{folder}/{name}.json" for folder in ("outputs", "annotations") for name in names
+    }
+    found = json.loads(rlp("winrate", real_run, "--json").stdout)["win_rates"]
+    assert [row["win_rate"] for row in found] == [row["win_rate"] for row in results["policies"]]
+
+
+def test_two_methods_of_the_run_are_compared_as_the_results_say(real_run: Path):
+    results = json.loads((real_run / "evaluate" / "results.json").read_text())
+    words = ("compare", real_run, "--methods", "round-1/spg/ppo,ppo", "--json")
+    (found,) = json.loads(rlp(*words).stdout)["comparisons"]
+    (known,) = [row for row in results["paired"] if (row["a"], row["b"]) == ("round-1/spg", "ppo")]
+    assert {key: found[key] for key in ("a", "b", "difference", "n")} == {
+        key: known[key] for key in ("a", "b", "difference", "n")
+    }
+
+
+def test_a_reward_model_of_the_run_is_tested_on_a_file_of_pairs(real_run: Path):
+    words = ("score-pairs", real_run, LLMBAR, "--limit", "40", "--json")
+    found = json.loads(rlp(*words, "--model", "train-rm").stdout)
+    assert found["pairs"] == 40
+    assert sum(row["n"] for row in found["subsets"]) == 40
+    folder = json.loads(rlp("score-pairs", real_run / "train-rm" / "model", *words[2:], "--max-length", "160").stdout)
+    assert folder | {"model": ""} == found | {"model": ""}, "the folder alone gives the same"
+    assert "has no finished reward model" in rlp(*words, "--model", "nope", code=3).stderr
 
 
 def test_splits_are_kept_apart(real_run: Path):

@@ -1,4 +1,4 @@
-"""The wheel carries the presets."""
+"""The wheel carries the presets and the annotators."""
 
 from __future__ import annotations
 
@@ -35,3 +35,6 @@ def test_the_wheel_in_an_empty_environment_lists_its_presets(tmp_path: Path):
     )
     names = {preset["name"] for preset in json.loads(listed.stdout)["presets"]}
     assert names == {path.stem for path in (ROOT / "presets").glob("*.toml")}
+    annotators = [python, "-c", "from rlp_engine.config.annotators import list_annotators; print(*list_annotators())"]
+    found = subprocess.run(annotators, check=True, capture_output=True, text=True, env=environment, cwd=tmp_path).stdout
+    assert set(found.split()) == {path.stem for path in (ROOT / "presets" / "annotators").glob("*.toml")}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlp_engine.errors import DataError
-from rlp_engine.evaluation.reward_accuracy import pair_accuracy, reward_accuracy
+from rlp_engine.evaluation.reward_accuracy import compared_accuracy, confirmed_share, reward_accuracy
 
 
 def test_numbers_worked_by_hand() -> None:
@@ -57,17 +57,21 @@ def test_other_shapes_are_refused() -> None:
         reward_accuracy([[1.0, 2.0]], [[1.0]])
 
 
-def test_pair_accuracy_worked_by_hand() -> None:
-    # right, right, wrong, draw: (1 + 1 + 0 + 1/2) / 4; std of 1, 1, 0, .5 with N - 1 is sqrt(11/48)
-    result = pair_accuracy([2.0, 1.0, 0.0, 3.0], [1.0, -1.0, 5.0, 3.0])
+def test_confirmed_share_worked_by_hand() -> None:
+    # right, right, wrong, draw, unread: (1 + 1 + 0 + 1/2) / 4; std of 1, 1, 0, .5 with N - 1 is sqrt(11/48)
+    result = confirmed_share([1.0, 1.2, 2.0, 1.5, None])
     assert (result.accuracy, result.n) == (0.625, 4)
     assert result.standard_error == pytest.approx(math.sqrt(11 / 48) / 2)
-    assert pair_accuracy([0.0], [1.0]).accuracy == 0.0
-    assert math.isnan(pair_accuracy([], []).accuracy)
+    assert confirmed_share([1.51]).accuracy == 0.0
+    assert math.isnan(confirmed_share([None]).accuracy)
 
 
-def test_a_pair_without_a_score_is_refused() -> None:
-    with pytest.raises(DataError, match="no number"):
-        pair_accuracy([1.0, math.nan], [0.0, 0.0])
+def test_accuracy_on_compared_pairs_worked_by_hand() -> None:
+    # prompt 1: the judge prefers answer 1 of (0, 1), as the rewards do; (2, 3) is a draw. Prompt 2: it prefers answer 0
+    # of (0, 1), the rewards are equal: 1/2; (2, 3) cannot be read. So (1 + 1/2) / 2
+    rewards = [[0.0, 1.0, 5.0, 6.0], [2.0, 2.0, 0.0, 1.0]]
+    result = compared_accuracy(rewards, [[(0, 1, 2.0), (2, 3, 1.5)], [(0, 1, 1.25), (2, 3, None)]])
+    assert (result.accuracy, result.n) == (0.75, 2)
+    assert result.standard_error == pytest.approx(math.sqrt(2 * (0.25**2 + 0.25**2)) / 2)
     with pytest.raises(DataError, match="length"):
-        pair_accuracy([1.0, 2.0], [0.0])
+        compared_accuracy(rewards, [[]])

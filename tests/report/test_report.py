@@ -104,8 +104,8 @@ def test_gains_right_answers_curves_and_confirmed_pairs_are_on_the_page(
         "Mean semantic entropy in nats: 0.61 by counts, 1.25 Kuhn's.",
         "The NLI model was called 1\N{NARROW NO-BREAK SPACE}500 times; one by one it is 1\N{NARROW NO-BREAK SPACE}966.",
         "Cut to fit: 3 NLI pairs. Cut to fit: 0 questions of NLI pairs.",
-        "The policy judged 912 pairs, each in both orders: it is 75 % sure or surer in 12.5 %, prefers the same answer "
-        "in both orders in 25.0 %, and gives the label of the answer shown first 87.5 % on average",
+        "The judge compared 912 pairs, each in both orders: it is 75 % sure or surer in 12.5 %, prefers the same "
+        "answer in both orders in 25.0 %, and gives the label of the answer shown first 87.5 % on average",
         "Cut to fit: 7 answers in RLAIF's prompt.",
     ):
         assert words in text, words
@@ -208,6 +208,24 @@ def test_light_and_dark_share_the_figures_by_variables(page: str) -> None:
     for figure in figures:
         assert "var(--" in figure
         assert not re.search(r"#[0-9a-f]{6}\b", figure), "a fixed colour cannot follow the theme"
+
+
+def test_subsets_and_test_sets_have_a_figure_and_a_table(run_dir: Path, results: dict, tmp_path: Path) -> None:
+    rows = [
+        {"name": row["name"], "win_rate": row["win_rate"], "standard_error": 9.0, "n": 20}
+        for row in results["policies"]
+    ]
+    none = {"name": "sft", "win_rate": None, "standard_error": None, "n": 0}
+    subsets = [{"subset": "<b>koala</b>", "policies": rows}, {"subset": "", "policies": [none]}]
+    test_sets = [{"test_set": "llmbar", "policies": rows[:2], "subsets": [{"subset": "natural", "policies": rows[:1]}]}]
+    write_report(run_dir, results | {"subsets": subsets, "test_sets": test_sets}, tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "<b>koala" not in page
+    text = Page(page).text
+    assert "Where it was won" in text
+    for label in ("<b>koala</b>", "llmbar: all", "llmbar: natural", "79.7 ± 9.0"):
+        assert label in text
+    assert "(none)" not in text, "a part that nobody judged is left out"
 
 
 def test_the_same_files_give_the_same_bytes(run_dir: Path, tmp_path: Path, page: str) -> None:

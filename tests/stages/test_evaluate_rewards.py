@@ -11,6 +11,7 @@ from rlp_engine.config.schema import CurveConfig, DataConfig, RunConfig, Sandbox
 from rlp_engine.data.records import PreferencePair, Prompt
 from rlp_engine.data.rows import write_jsonl
 from rlp_engine.evaluation.judges import GoldJudge
+from rlp_engine.evaluation.reward_accuracy import confirmed_share
 from rlp_engine.sandbox.data import World
 from rlp_engine.stages.evaluate_policies import Judged
 from rlp_engine.stages.evaluate_rewards import accuracy_on, judged_pairs, synthetic_pair_results
@@ -62,7 +63,7 @@ def test_synthetic_pairs_are_judged_whole_or_cut_off_as_they_were_sampled(judge:
     gold = [(judge.scores([p.prompt], [p.chosen]), judge.scores([p.prompt], [p.rejected])) for p in PAIRS]
     assert gold[2][0] == gold[2][1]
     write_jsonl(tmp_path / "pairs.jsonl", PAIRS)
-    result = judged_pairs(tmp_path / "pairs.jsonl", judge)
+    result = confirmed_share(judged_pairs(tmp_path / "pairs.jsonl", judge))
     assert (result.accuracy, result.n) == (0.5, 5)  # 1, 0, 1/2, 1, 0
     assert result.standard_error == pytest.approx(math.sqrt(1 / 4 / 5))  # std of those with N - 1: 1/2
 

@@ -85,8 +85,9 @@ def test_of_rlaif_the_policys_certainty_and_bias_are_told():
         "accepted: 100.0%",
         "equal: no pair: 0.0%",
         "pairs whose y_l has the higher reward: 0.0%",
-        "the policy is 75% sure of its preference, or surer: 50.0%",
+        "the judge is 75% sure of its preference, or surer: 50.0%",
         "it prefers the same answer in both orders: 50.0%",
         "mean probability of the first label (50%: no position bias): 70.0%",
         "comparisons with an answer cut to synthesize.rlaif.max_length: 1",
+        "comparisons whose judgement cannot be read: 0",
     ]
