@@ -61,7 +61,7 @@ def accuracy_on(rewards: Sequence[float], policy: Judged, per_prompt: int) -> di
     """
     groups, truth = grouped(rewards, per_prompt), grouped(policy.sample_scores, per_prompt)
     entry = numbers(reward_accuracy(groups, truth))
-    if policy.sample_parts and policy.has_correct:
+    if policy.sample_parts and "correct" in policy.sample_parts[0]:
         correct = grouped([part["correct"] for part in policy.sample_parts], per_prompt)
         entry["differing"] = numbers(reward_accuracy(groups, truth, must_differ=correct))
     return entry
