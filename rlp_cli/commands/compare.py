@@ -25,7 +25,7 @@ def compare(
         str, typer.Argument(metavar="SOURCE", help="An evaluated run, or an annotation file.", show_default=False)
     ],
     second: Annotated[
-        str, typer.Argument(metavar="[SOURCE]", help="Another. Left out: methods of the first.", show_default=False)
+        str, typer.Argument(metavar="SOURCE", help="Another. Left out: methods of the first.", show_default=False)
     ] = "",
     methods: Annotated[
         str,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from rlp_engine.config.schema import DataFile
@@ -51,6 +53,13 @@ def test_numbers_without_texts(tmp_path):
     (found,) = read(tmp_path, row)
     assert (found.instruction, found.generator, found.reference) == ("id ae-1", "phi-2", "gpt4")
     assert (found.characters, found.reference_characters, found.reference_digest) == (7, None, "")
+
+
+def test_nan_in_a_parquet_column_is_no_preference(tmp_path):
+    row = {key: [value, value] for key, value in ROW.items()} | {"preference": [float("nan"), 1.0]}
+    pyarrow.parquet.write_table(pyarrow.table(row), tmp_path / "a.parquet")
+    found = read_judgements(DataFile(path=str(tmp_path / "a.parquet")))
+    assert [judgement.preference for judgement in found] == [None, 1.0]
 
 
 @pytest.mark.parametrize("value", [3, "2", True])

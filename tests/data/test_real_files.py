@@ -99,3 +99,26 @@ def test_sets_of_samples_are_whole(shared_data):
     assert {len(row.outputs) for row in load_samples(DataFile(path=str(path)))} == {11}
     path = shared_data / "eval" / "alpacafarm_eval.json"
     assert sum(not row.output.strip() for row in load_outputs(DataFile(path=str(path)))) == 2
+
+
+def test_the_three_test_sets_of_the_paper_with_their_subsets(shared_data):
+    """As docs/EVALUATION.md says to name them; counts from METHOD 6.3."""
+
+    def read(name: str, **settings) -> list:
+        return load_prompts(DataFile(path=str(shared_data / "eval" / name), **settings), 0)
+
+    whole, llmbar = read("alpacafarm_eval.json"), read("llmbar.jsonl", where={"subset": "natural"})
+    vicuna = read("vicuna80_questions.jsonl")
+    assert Counter(prompt.meta["subset"] for prompt in whole) == {
+        "selfinstruct": 252,
+        "oasst": 188,
+        "koala": 156,
+        "helpful_base": 129,
+        "vicuna": 80,
+    }
+    assert sum(prompt.reference is not None for prompt in whole) == 805
+    assert (len(llmbar), {prompt.meta["subset"] for prompt in llmbar}) == (100, {"natural"})
+    assert all(prompt.reference is None for prompt in [*llmbar, *vicuna])
+    assert sorted(Counter(prompt.meta["subset"] for prompt in vicuna).values()) == [3, 7] + [10] * 7
+    inside = {prompt.instruction for prompt in whole if prompt.meta["subset"] == "vicuna"}
+    assert {prompt.instruction for prompt in vicuna} == inside

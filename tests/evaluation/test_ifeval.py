@@ -21,7 +21,7 @@ CASES = [  # id, arguments, what meets it, what does not
     ("keywords:existence", {"keywords": ["mom", "Mother"]}, "A moment with mother.", "Mom alone."),
     ("keywords:frequency", {"keyword": "war", "frequency": 2, "relation": "at least"}, "War, warm.", "War."),
     ("keywords:frequency", {"keyword": "war", "frequency": 2, "relation": "less than"}, "War.", "War, warm."),
-    ("keywords:forbidden_words", {"forbidden_words": ["rock"]}, "Rocks and rocket.", "A Rock."),
+    ("keywords:forbidden_words", {"forbidden_words": ["rock"]}, "Rocks and shamrock.", "A Rock."),
     ("keywords:forbidden_words", {"forbidden_words": ["c++"]}, "C is fine.", "I like C++."),
     (
         "keywords:letter_frequency",
@@ -36,6 +36,7 @@ CASES = [  # id, arguments, what meets it, what does not
     ("length_constraints:number_paragraphs", {"num_paragraphs": 2}, "One\n***\nTwo", "One\n\nTwo"),
     ("length_constraints:number_paragraphs", {"num_paragraphs": 2}, "***\nOne\n***\nTwo", "One\n***\n***\nTwo"),
     ("length_constraints:number_paragraphs", {"num_paragraphs": 1}, "*** One ***", "***"),
+    ("length_constraints:number_paragraphs", {"num_paragraphs": 3}, "1 *** 2 *** 3", "1 *** *** 3"),
     (
         "length_constraints:nth_paragraph_first_word",
         {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "weekend"},
