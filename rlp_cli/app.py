@@ -120,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line; never returns. Exit codes: see rlp_engine/errors.py."""
     prepare_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "RANK" in os.environ:  # `deepspeed` and `torch.distributed.launch` put it before the words of their command
+        arguments = [word for word in arguments if not word.startswith(("--local_rank=", "--local-rank="))]
     words = arguments[: arguments.index("--")] if "--" in arguments else arguments
     output = Output(
         as_json="--json" in words,

@@ -59,6 +59,8 @@ def supervise(
     """Run a launcher with `ranks_here` ranks on this machine, and wait until it and all of them are gone.
 
     Args:
+        ranks_here: 0 = unknown: the launcher starts ranks on other machines, which have no line to us. It is then
+            asked to end them, before it is ended.
         log: for what the launcher, and ranks other than 0, print.
 
     Returns:
@@ -75,10 +77,15 @@ def supervise(
             start_new_session=True,
         )
     watch.before_exit(lambda: _kill(process.pid, board))
+    is_remote = ranks_here == 0
     too_late = False
     try:
         too_late = _wait(process, board, ranks_here, log, watch)
     finally:
+        if is_remote and process.poll() is None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_SECONDS)
         _kill(process.pid, board)
         code = process.wait()
         _wait_for_lines(board)
@@ -105,7 +112,7 @@ def _wait(process: subprocess.Popen[bytes], board: Switchboard, ranks_here: int,
         if watch.asked() and not is_asked:
             is_asked = True
             board.ask_to_stop(watch.asked())
-            if not has_met:  # nothing is lost, and a rank that waits for another does not hear us
+            if not has_met or not board.ranks:  # nothing is lost, as nobody works yet; or nobody hears us
                 return False
         if not is_failing and time.monotonic() > next_look:
             next_look = time.monotonic() + LOOK_SECONDS
@@ -126,6 +133,7 @@ def _tell(log: Path, read: int, watch: Watch) -> int:
 
 
 def _have_met(board: Switchboard, ranks_here: int) -> bool:
+    """Have the ranks of this machine joined the others? Those of other machines cannot say."""
     return sum(rank.has_met for rank in list(board.ranks.values())) >= ranks_here
 
 
