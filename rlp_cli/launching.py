@@ -22,9 +22,13 @@ import typer
 from rlp_cli.render import Output
 
 if TYPE_CHECKING:
+    from rlp_engine.config.schema import RunConfig
     from rlp_engine.distributed.launch_environment import Place
     from rlp_engine.distributed.launchers import LaunchRequest
     from rlp_engine.distributed.rank import RankProcess
+    from rlp_engine.stages.spec import StageSpec
+
+    Build = Callable[[RunConfig], Sequence[StageSpec]]
 
 _OPTIONS = {
     "launcher": (
@@ -134,7 +138,7 @@ def take_part(output: Output, run_dir: Path, launch: dict[str, Any], lead: Calla
     request = LaunchRequest(**launch)
     place = None if request.launcher == "none" else find_place(os.environ)
     if place and (place.has_launcher_of_python or not request.spawns):
-        _as_rank(output, run_dir, place, lead)
+        as_rank(run_dir, place, lead)
     elif not request.spawns:
         lead(ONE_PROCESS)
     else:
@@ -181,8 +185,15 @@ def _in_words(request: LaunchRequest) -> str:
     return f"{number}{'rank' if request.nproc == 1 else 'ranks'} with {request.launcher}{where}"
 
 
-def _as_rank(output: Output, run_dir: Path, place: Place, lead: Callable[[Part], None]) -> None:
-    """Join the others, and lead or follow."""
+def as_rank(run_dir: Path, place: Place, lead: Callable[[Part], None], build: Build | None = None) -> None:
+    """Join the others, and lead or follow.
+
+    Args:
+        build: the pipeline of a config, for followers; by default `build_pipeline`.
+
+    Raises:
+        typer.Exit: with the rank's exit code, where somebody else tells of the error. Else what `lead` raises.
+    """
     from rlp_engine.distributed.rank import become_rank, meet
     from rlp_engine.distributed.world import leave
     from rlp_engine.stages.group import Leading, follow
@@ -195,7 +206,7 @@ def _as_rank(output: Output, run_dir: Path, place: Place, lead: Callable[[Part],
             with Leading(world):
                 lead(Part(place=place, has_parent=rank.has_parent))
         else:
-            follow(run_dir, world, build_pipeline)
+            follow(run_dir, world, build or build_pipeline)
         leave()
     if note.exit_code:
         raise typer.Exit(note.exit_code)

@@ -22,7 +22,7 @@ POLL_SECONDS = 0.1
 LOOK_SECONDS = 1.0  # between looks at the ranks' files, which may lie on a network disk
 MEETING_SECONDS = 600.0  # importing torch from a slow network disk takes minutes; the longest wait for another node
 GRACE_SECONDS = 20.0  # for the other ranks to write why they end, once one has died
-_DEATHS = re.compile(r"(?:return code|exitcode)\s*[=:]\s*-(\d+)")
+_DEATHS = re.compile(r"(?:return|exit) ?code\s*[=:]\s*-(\d+)")
 _OOM_COUNTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 

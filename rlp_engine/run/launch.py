@@ -81,7 +81,13 @@ def _check_hostfile(request: LaunchRequest) -> None:
 
 
 def launch(
-    request: LaunchRequest, run_dir: Path, words: Sequence[str], *, stop: StopSignal, said: Callable[[str], None]
+    request: LaunchRequest,
+    run_dir: Path,
+    words: Sequence[str],
+    *,
+    stop: StopSignal,
+    said: Callable[[str], None],
+    build: Callable[..., list[str]] = command_line,
 ) -> Outcome:
     """Run `rlp WORDS` in the ranks of a launcher, and wait until none of them is left.
 
@@ -89,6 +95,7 @@ def launch(
         words: a command line of `rlp` for this run, without launcher options: rank 0 obeys it, the others follow.
         stop: a first signal asks the ranks to stop at a safe point; a second one kills them.
         said: gets what the launcher prints, for --verbose; it is in launcher.log anyway.
+        build: gives the launcher's command line; takes the arguments of `launchers.command_line`.
     """
     layout = RunLayout(run_dir)
     ranks_here = request.nproc or max(1, num_gpus(os.environ))
@@ -103,7 +110,7 @@ def launch(
             logs = folder
         environment[REASONS] = str(logs)
         devices = visible_devices(environment, ranks_here) if num_gpus(environment) else {}
-        command = command_line(
+        command = build(
             request,
             words,
             ranks_here=ranks_here,
@@ -192,7 +199,7 @@ def _outcome(ended: Ended, reasons: _Reasons, stop: StopSignal, log: Path, layou
     found = reasons.all()
     cause = first_cause(found)
     if cause and cause.kind == "LostRankError":
-        return Outcome(_killed(cause, ended, layout))
+        return Outcome(_killed(cause, ended, layout, log))
     if cause and cause.is_bug:
         return Outcome(bug=RankBug(cause))
     if cause:
@@ -215,7 +222,7 @@ def _outcome(ended: Ended, reasons: _Reasons, stop: StopSignal, log: Path, layou
     )
 
 
-def _killed(cause: ExitReason, ended: Ended, layout: RunLayout) -> RlpError:
+def _killed(cause: ExitReason, ended: Ended, layout: RunLayout, log: Path) -> RlpError:
     """A rank that left no word."""
     number = ended.killed_by
     how = f" by signal {number} ({signal.Signals(number).name})" if number in set(signal.Signals) else ""
@@ -229,7 +236,7 @@ def _killed(cause: ExitReason, ended: Ended, layout: RunLayout) -> RlpError:
         )
     hint = "out of memory? The machine's log (dmesg) tells; " if number in (0, signal.SIGKILL) else ""
     code = 128 + (number or signal.SIGKILL)
-    return LostRankError(what, exit_code=code, where=socket.gethostname(), mend=hint + mend)
+    return LostRankError(what, exit_code=code, where=str(log), mend=hint + mend)
 
 
 def _not_met(log: Path) -> RlpError:
