@@ -22,6 +22,7 @@ from rlp_cli.commands import (
     doctor,
     export,
     init,
+    launch_script,
     metrics,
     presets,
     report,
@@ -92,6 +93,7 @@ _data.callback()(lambda: None)  # keeps `check` a sub-command though it is the o
 _add(_data, "check", data.check)
 app.add_typer(_data, name="data")
 
+_add(app, "launch-script", launch_script.launch_script)
 _add(app, "export", export.export)
 _add(app, "clean", clean.clean)
 _add(app, "doctor", doctor.doctor)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -195,7 +196,6 @@ def as_rank(run_dir: Path, place: Place, lead: Callable[[Part], None], build: Bu
         typer.Exit: with the rank's exit code, where somebody else tells of the error. Else what `lead` raises.
     """
     from rlp_engine.distributed.rank import become_rank, meet
-    from rlp_engine.distributed.world import leave
     from rlp_engine.stages.group import Leading, follow
     from rlp_engine.stages.pipeline import build_pipeline
 
@@ -207,7 +207,6 @@ def as_rank(run_dir: Path, place: Place, lead: Callable[[Part], None], build: Bu
                 lead(Part(place=place, has_parent=rank.has_parent))
         else:
             follow(run_dir, world, build or build_pipeline)
-        leave()
     if note.exit_code:
         raise typer.Exit(note.exit_code)
 
@@ -225,6 +224,7 @@ class _ExitNote:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> bool:
+        from rlp_engine.distributed.world import leave
         from rlp_engine.run.exit_reasons import reason_of
 
         if kind is typer.Exit:
@@ -232,6 +232,8 @@ class _ExitNote:
         reason = reason_of(self._rank.place.rank, error)
         if self._rank.reasons:
             reason.write(self._rank.reasons)
+        with suppress(RuntimeError):  # the others may be gone; without it torch aborts at the end of the process
+            leave()
         # An agreed stop is an orderly end: launchers kill the ranks that are left when one ends with another code.
         is_quiet = self._rank.has_parent or (self._rank.place.rank > 0 and self._rank.reasons is not None)
         self.exit_code = 0 if reason.kind == "Interrupted" and is_quiet else reason.exit_code

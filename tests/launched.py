@@ -20,7 +20,7 @@ from rlp_engine.config.schema import RunConfig
 from rlp_engine.distributed.launch_environment import find_place, free_port
 from rlp_engine.distributed.launchers import LaunchRequest
 from rlp_engine.distributed.world import world
-from rlp_engine.errors import DataError
+from rlp_engine.errors import DataError, RlpError
 from rlp_engine.run.atomic import write_json
 from rlp_engine.stages.spec import StageContext, StageInput, StageSpec
 
@@ -86,6 +86,9 @@ def rank(run_dir: Path) -> None:
         as_rank(run_dir, place, lead, pipeline)
     except typer.Exit as end:
         sys.exit(end.exit_code)
+    except RlpError as error:
+        Output().error(error)
+        sys.exit(error.exit_code)
 
 
 def spawn(run_dir: Path) -> None:
