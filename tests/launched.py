@@ -2,7 +2,8 @@
 
 python launched.py spawn RUN_DIR    start two ranks of the next line; when one fails end the other
 python launched.py rank RUN_DIR     a rank
-python launched.py parent RUN_DIR   the parent of all that
+python launched.py parent RUN_DIR bare|deepspeed|accelerate [NODE_RANK MASTER]
+                                    the parent of all that, or of a real launcher
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.distributed.launch_environment import find_place, free_port
-from rlp_engine.distributed.launchers import LaunchRequest
+from rlp_engine.distributed.launchers import LaunchRequest, command_line
 from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError, RlpError
 from rlp_engine.run.atomic import write_json
@@ -53,8 +54,8 @@ def train(context: StageContext) -> dict[str, Any]:
         if fault == "pause":
             time.sleep(0.3)
         context.reporter.step("sft", step, STEPS, {"sum": state["sum"]}, 0.1)
-        if world().any(context.stop.requested):
-            context.stop.requested or context.stop.request()
+        if number := world().largest(context.stop.signal_number):
+            context.stop.request(number)
             context.stop.check(f"after step {step}")
     if world().is_leader:
         write_json(context.out / "model.json", state)
@@ -106,15 +107,20 @@ def spawn(run_dir: Path) -> None:
             sys.exit(f"a rank ended with exit code = {code}")
 
 
-def parent(run_dir: Path) -> None:
+def parent(run_dir: Path, launcher: str, node_rank: str = "", master: str = "") -> None:
     from rlp_cli.render import Output
     from rlp_engine.run.launch import launch
     from rlp_engine.run.signals import StopSignal
 
-    def build(*_: Any, **__: Any) -> list[str]:
-        return [sys.executable, __file__, "spawn", str(run_dir)]
+    def build(*arguments: Any, **more: Any) -> list[str]:
+        if launcher == "bare":
+            return [sys.executable, __file__, "spawn", str(run_dir)]
+        command = command_line(*arguments, **more)
+        return [*command[: command.index("--module")], __file__, "rank", str(run_dir)]
 
-    request = LaunchRequest("deepspeed", nproc=RANKS)
+    request = LaunchRequest("deepspeed" if launcher == "bare" else launcher, nproc=RANKS)
+    if master:
+        request = LaunchRequest(launcher, nproc=1, nnodes=RANKS, node_rank=int(node_rank), master=master)
     with StopSignal("to continue: again") as stop:
         outcome = launch(request, run_dir, [], stop=stop, said=lambda text: None, build=build)
     assert outcome.bug is None, outcome.bug
@@ -124,4 +130,4 @@ def parent(run_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"rank": rank, "spawn": spawn, "parent": parent}[sys.argv[1]](Path(sys.argv[2]))
+    {"rank": rank, "spawn": spawn, "parent": parent}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])

@@ -22,6 +22,7 @@ POLL_SECONDS = 0.1
 LOOK_SECONDS = 1.0  # between looks at the ranks' files, which may lie on a network disk
 MEETING_SECONDS = 600.0  # importing torch from a slow network disk takes minutes; the longest wait for another node
 GRACE_SECONDS = 20.0  # for the other ranks to write why they end, once one has died
+LINGER_SECONDS = 5.0  # for ranks that are ending
 _DEATHS = re.compile(r"(?:return|exit) ?code\s*[=:]\s*-(\d+)")
 _OOM_COUNTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
@@ -86,9 +87,11 @@ def supervise(
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_SECONDS)
+        if process.poll() is not None:  # its ranks end by themselves, with a word
+            _wait_for_lines(board, LINGER_SECONDS)
         _kill(process.pid, board)
         code = process.wait()
-        _wait_for_lines(board)
+        _wait_for_lines(board, LINGER_SECONDS)
     death = _DEATHS.search(log.read_text(encoding="utf-8", errors="replace"))
     return Ended(
         launcher_code=code,
@@ -146,8 +149,8 @@ def _kill(group: int, board: Switchboard) -> None:
             os.kill(rank.pid, signal.SIGKILL)
 
 
-def _wait_for_lines(board: Switchboard, seconds: float = 5.0) -> None:
-    """Until the kernel has taken the ranks down: a line closes with its process."""
+def _wait_for_lines(board: Switchboard, seconds: float) -> None:
+    """Until the ranks are gone: a line closes with its process."""
     deadline = time.monotonic() + seconds
     while board.connected() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -181,7 +181,9 @@ class _Reasons:
         for rank in silent:
             what = "it was killed, or ended without a word"
             with suppress(OSError):  # a full disk: then the others notice by their connections
-                ExitReason(rank.rank, 128 + signal.SIGKILL, "LostRankError", what).write(self.folders()[-1])
+                ExitReason(rank.rank, 128 + signal.SIGKILL, "LostRankError", what, time=rank.ended).write(
+                    self.folders()[-1]
+                )
         return bool(silent) or any(reason.exit_code and reason.kind != "Interrupted" for reason in reasons)
 
     def _silent(self, reasons: Sequence[ExitReason]) -> list[Rank]:

@@ -14,6 +14,7 @@ import launched
 import pytest
 
 from rlp_engine.config.schema import RunConfig
+from rlp_engine.distributed.launch_environment import free_port
 from rlp_engine.run.lock import live_owner
 from rlp_engine.run.reporting import NullReporter
 from rlp_engine.stages.runner import execute
@@ -21,14 +22,19 @@ from rlp_engine.stages.runner import execute
 LONGEST_SECONDS = 60
 
 
+@pytest.fixture(params=["bare", *(pytest.param(name, marks=pytest.mark.slow) for name in ("deepspeed", "accelerate"))])
+def launcher(request):
+    return request.param
+
+
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path, launcher):
     """Start the parent of two ranks."""
     processes = []
 
-    def starter(fault: str) -> subprocess.Popen:
+    def starter(fault: str, *node: str) -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, launched.__file__, "parent", str(tmp_path)],
+            [sys.executable, launched.__file__, "parent", str(tmp_path), launcher, *node],
             env={**os.environ, launched.FAULT: fault, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -83,14 +89,17 @@ def test_an_error_of_rank_1_is_told_once_with_its_exit_code(start, tmp_path):
 
 def test_a_killed_rank_ends_the_launch_with_a_clear_error(start, tmp_path):
     process = start("kill:1")
-    _, err = process.communicate(timeout=30)
+    until(lambda: is_training(tmp_path), "never trained")
+    began = time.monotonic()
+    _, err = process.communicate(timeout=LONGEST_SECONDS)
+    assert time.monotonic() - began < 30
     assert process.returncode == 128 + signal.SIGKILL
     assert "error: rank 1 was killed by signal 9 (SIGKILL)\n" in err
     assert "out of memory?" in err
     assert processes_of(tmp_path) == []
 
 
-def test_sigterm_makes_a_checkpoint_and_another_world_size_goes_on_with_a_notice(start, tmp_path):
+def test_sigterm_makes_a_checkpoint_and_another_world_size_goes_on_with_a_notice(start, launcher, tmp_path):
     process = start("pause")
     until(lambda: is_training(tmp_path), "never trained")
     process.terminate()
@@ -114,7 +123,8 @@ def test_sigterm_makes_a_checkpoint_and_another_world_size_goes_on_with_a_notice
     alone = sum(range(done + 1, launched.STEPS + 1))
     assert stage["summary"]["sum"] == 2 * sum(range(1, done + 1)) + alone
     prepared = json.loads((tmp_path / "prepare" / "stage.json").read_text())
-    assert (prepared["platform"]["world_size"], prepared["platform"]["launcher"]) == (2, "deepspeed")
+    assert prepared["platform"]["world_size"] == 2
+    assert prepared["platform"]["launcher"] == ("deepspeed" if launcher == "bare" else launcher)
     assert prepared["notices"] == []
 
 
@@ -124,3 +134,25 @@ def test_no_rank_outlives_a_killed_parent(start, tmp_path):
     process.kill()
     until(lambda: not processes_of(tmp_path), "a rank still runs")
     assert live_owner(tmp_path / "lock") is None, "the next launch takes the lock over"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["deepspeed", "accelerate"])
+def test_two_machines_without_ssh(start, tmp_path, launcher):
+    """Two parents on this machine, a rank each. Ctrl-C at one of them stops both."""
+    master = f"127.0.0.1:{free_port()}"
+    nodes = [start("pause", str(number), master) for number in range(2)]
+    until(lambda: is_training(tmp_path), "never trained")
+    nodes[1].send_signal(signal.SIGINT)
+    for process in nodes:
+        _, err = process.communicate(timeout=LONGEST_SECONDS)
+        assert process.returncode == 130, err
+    nodes = [start("none", str(number), master) for number in range(2)]
+    for process in nodes:
+        _, err = process.communicate(timeout=LONGEST_SECONDS)
+        assert process.returncode == 0, err
+    stage = json.loads((tmp_path / "sft" / "stage.json").read_text())
+    assert stage["summary"]["sum"] == 2 * sum(range(1, launched.STEPS + 1))
+    assert stage["platform"]["world_size"] == 2
+    assert {path.name for path in (tmp_path / "logs").glob("attempt_*")} == {"attempt_1", "attempt_2"}
+    assert processes_of(tmp_path) == []
