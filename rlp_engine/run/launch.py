@@ -100,7 +100,8 @@ def launch(
     layout = RunLayout(run_dir)
     ranks_here = request.nproc or max(1, num_gpus(os.environ))
     environment = launched_environment(os.environ) | {LAUNCHER: request.launcher}
-    with tempfile.TemporaryDirectory(prefix="rlp-") as name:  # short: a socket's path may have 100 characters
+    short = None if len(tempfile.gettempdir()) < 80 else "/tmp"  # a socket's path may have 100 characters
+    with tempfile.TemporaryDirectory(prefix="rlp-", dir=short) as name:
         folder = Path(name)
         if request.node_rank == 0:
             number = layout.new_attempt()
