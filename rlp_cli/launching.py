@@ -172,6 +172,7 @@ def start(output: Output, part: Part, run_dir: Path, words: Sequence[str]) -> No
     said = output.traceback if output.verbose else lambda text: None
     with StopSignal(f"to continue: rlp run {RunLayout(run_dir).shown}") as stop:
         outcome = launch(part.request, run_dir, [*words, *output.words()], stop=stop, said=said)
+    output.restore_cursor()
     if outcome.error:
         raise outcome.error
     if outcome.bug:
