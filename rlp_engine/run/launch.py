@@ -173,6 +173,7 @@ class _Reasons:
 
     def all(self) -> list[ExitReason]:
         found = {reason.rank: reason for folder in self.folders() for reason in read_reasons(folder)}
+        found |= {reason.rank: reason for reason in (ExitReason(**words) for words in list(self._board.last_words))}
         return list(found.values())
 
     def has_failure(self) -> bool:
