@@ -181,7 +181,7 @@ class _Reasons:
         reasons = self.all()
         silent = self._silent(reasons)
         for rank in silent:
-            what = "it was killed, or ended without a word"
+            what = "was killed, or ended without a word"
             with suppress(OSError):  # a full disk: then the others notice by their connections
                 ExitReason(rank.rank, 128 + signal.SIGKILL, "LostRankError", what, time=rank.ended).write(
                     self.folders()[-1]
