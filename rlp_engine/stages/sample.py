@@ -13,7 +13,7 @@ from typing import Any
 from rlp_engine.data.rows import read_prompts
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.models.policy import load_policy
-from rlp_engine.stages.answering import answer_in_shards, answerer, iterate_folder, short_enough
+from rlp_engine.stages.answering import answer_in_shards, iterate_folder, short_enough, stage_answerer
 from rlp_engine.stages.common import prepare_device
 from rlp_engine.stages.spec import StageContext
 
@@ -31,10 +31,11 @@ def run(context: StageContext) -> dict[str, Any]:
         template = PromptTemplate(config.model.template, policy.tokenizer)
         usable = short_enough(context, prompts, template, config.generation.max_prompt_tokens)
         key = (config.seed, context.spec.params["round"], f"sample-{source}", 0)
-        answers = answerer(
+        answers = stage_answerer(
+            context,
             policy,
             template,
-            config.generation,
+            context.inputs[source],
             temperature=config.sample.temperature,
             top_p=config.sample.top_p,
             key=key,
