@@ -50,8 +50,9 @@ class StopSignal:
         return self.signal_number != 0
 
     def request(self, signal_number: int = signal.SIGTERM) -> None:
-        """Ask for an orderly stop, as the first signal does."""
+        """Ask for an orderly stop, as the first signal does. That signal may still be on its way to us."""
         self.signal_number = signal_number
+        self._heard = time.monotonic()
 
     def check(self, where: str = "") -> None:
         """Raise if a stop was asked for. Call it where everything that is needed to go on is on the disk.
