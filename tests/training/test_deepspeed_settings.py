@@ -5,7 +5,7 @@ import torch
 
 from rlp_engine.config.schema import DeepSpeedConfig, OptimizerConfig
 from rlp_engine.errors import ConfigError
-from rlp_engine.training.deepspeed import deepspeed_settings
+from rlp_engine.training.deepspeed_settings import deepspeed_settings
 
 OPTIMIZER = OptimizerConfig(max_grad_norm=0.5)
 
