@@ -103,6 +103,7 @@ def launch(
     short = None if len(tempfile.gettempdir()) < 80 else "/tmp"  # a socket's path may have 100 characters
     with tempfile.TemporaryDirectory(prefix="rlp-", dir=short) as name:
         folder = Path(name)
+        stop.before_exit(lambda: shutil.rmtree(folder, ignore_errors=True))
         if request.node_rank == 0:
             number = layout.new_attempt()
             logs = layout.attempt_logs(number)
