@@ -132,8 +132,9 @@ class PairsTask(UpdaterTask):
         diagnostics: Diagnostics = defaultdict(list)
         rows = self.batches.rows_of(step, epochs=self.epochs)
         metrics = self.updater.update(self.batches.loss_shares(rows, diagnostics), index=step - 1)
-        del diagnostics["bradley_terry"]  # it is the loss
-        return metrics | {name: sum(values) for name, values in of_all_ranks(diagnostics).items()}
+        found = {name: sum(values) for name, values in of_all_ranks(diagnostics).items()}
+        del found["bradley_terry"]  # it is the loss
+        return metrics | found
 
 
 def device_of_module(module: torch.nn.Module) -> torch.device:

@@ -29,7 +29,7 @@ LORA = LoraConfig(rank=2, alpha=4.0)
 TASKS = {
     "sft": lambda folder: sft_task(folder, epochs=9),
     "sft-lora": lambda folder: sft_task(folder, epochs=9, lora=LORA),
-    "pairs": lambda folder: pairs_task(folder, epochs=9),
+    "pairs": lambda folder: pairs_task(folder, epochs=9, microbatch=8),  # one microbatch: rank 1 has none
     "multi-view": lambda folder: multi_view_task(folder, epochs=8),
     "ppo": lambda folder: ppo_task(folder, steps=20, rollout_batch=7, minibatch=5, microbatch=2),
     "ppo-lora": lambda folder: ppo_task(folder, lora=LORA, steps=20, rollout_batch=7, minibatch=5, microbatch=2),
