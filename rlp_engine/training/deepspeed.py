@@ -132,10 +132,15 @@ class DeepSpeedUpdater:
         return metrics
 
     def _forget_gradients(self) -> None:
-        """ZeRO-3 lets the first backward pass of a step overwrite the gradients of the step before, and the next ones
-        add: what the first pass does not reach (PPO's value model, say) would keep its old gradient."""
+        """In ZeRO-3, and where gradients are offloaded, the first backward pass of a step overwrites the gradients of
+        the step before, and the next ones add: what the first pass does not reach (PPO's value model, say) would keep
+        its old gradient."""
+        optimizer = self.engine.optimizer
         if self._zero_stage == 3:
-            self.engine.optimizer.grad_partitions_flat_buffer.zero_()
+            optimizer.grad_partitions_flat_buffer.zero_()
+        elif optimizer.cpu_offload:
+            for gradient in optimizer.accumulated_grads_in_cpu.values():
+                gradient.zero_()
 
     @contextmanager
     def whole_weights(self) -> Iterator[None]:
