@@ -26,7 +26,7 @@ from rlp_engine.stages.spec import StageSpec
 
 FORWARD_FACTOR = 4  # rlp_engine/training/rollout.py:FORWARD_FACTOR, which imports torch; a test holds them equal
 REFILL_SHARE = 0.5  # rlp_engine/generation/native.py:REFILL_SHARE; as above
-DRAWS_AT_ONCE = 512  # instructions whose answers are drawn in one go by collect and evaluate (SHARD_PROMPTS there)
+DRAWS_AT_ONCE = 128  # instructions whose answers are drawn in one go by collect and evaluate (SHARD_PROMPTS there)
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -13,6 +15,8 @@ from rlp_engine.models.device import apply_threads, device_of
 from rlp_engine.models.reward import ResponseScorer, RewardModel, load_reward
 from rlp_engine.stages.spec import StageContext
 from rlp_engine.training.steps import Task, run_steps
+
+T = TypeVar("T")
 
 
 def prepare_device(compute: ComputeConfig) -> torch.device:
@@ -54,7 +58,11 @@ def shard_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name.startswith("shard_"))
 
 
-def shards(items: Sequence, size: int) -> Iterator[tuple[str, Sequence]]:
-    """("shard_00000", items) in order; the last one may be shorter."""
-    for number, start in enumerate(range(0, len(items), size)):
-        yield f"shard_{number:05d}", items[start : start + size]
+def shards(items: Iterable[T], size: int) -> Iterator[tuple[str, list[T]]]:
+    """("shard_00000", items) in order, one shard in memory at a time; the last one may be shorter."""
+    left = iter(items)
+    for number in itertools.count():
+        members = list(itertools.islice(left, size))
+        if not members:
+            return
+        yield f"shard_{number:05d}", members

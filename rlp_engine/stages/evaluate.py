@@ -33,6 +33,7 @@ from typing import Any
 
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.rows import read_prompts
+from rlp_engine.distributed.world import world
 from rlp_engine.evaluation.gain import gain
 from rlp_engine.evaluation.judges import Judge, preferences
 from rlp_engine.evaluation.winrate import paired_bootstrap, win_rate
@@ -52,6 +53,8 @@ def run(context: StageContext) -> dict[str, Any]:
     policies = [judge_policy(context, name, prompts, judge, device) for name in policy_names(context)]
     if context.config.evaluate.best_of_n:
         policies.insert(1, best_of_n(context, prompts, judge, load_scorer(context, "train-rm", device), device))
+    if not world().is_leader:  # it alone judges and writes results
+        return {}
     references, reference_name = reference_answers(context, prompts, policies[0])
     results = {
         "judge": judge.name,

@@ -140,7 +140,7 @@ def _collect(config: RunConfig) -> StageSpec:
     return StageSpec(
         name="collect",
         kind="collect",
-        version=1,
+        version=2,
         inputs=inputs,
         sections=sections,
         function="rlp_engine.stages.collect:run",
@@ -306,7 +306,7 @@ def _synthesize(config: RunConfig, name: str, selection: str, shared: str, polic
     return StageSpec(
         name=name,
         kind="synthesize",
-        version=2,
+        version=3,
         inputs=inputs,
         sections=sections,
         function="rlp_engine.stages.synthesize:run",
@@ -376,7 +376,7 @@ def _evaluate(config: RunConfig) -> StageSpec:
     return StageSpec(
         name="evaluate",
         kind="evaluate",
-        version=2,
+        version=3,
         inputs=inputs,
         sections=("seed", "model", "compute", "generation", "evaluate", "train_rm", "refine_rm.reseed", "sandbox"),
         function="rlp_engine.stages.evaluate:run",

@@ -1,7 +1,7 @@
 """n answers an instruction from the policy, and one from the SFT policy (Algorithm 1, line 4; METHOD 1, stage 4a).
 
 Outputs: answers/shard_NNNNN.jsonl (n rows a prompt, sorted by prompt and draw), sft_answers/shard_NNNNN.jsonl
-(one row a prompt: the zero of the drift measures).
+(one row a prompt: the zero of the drift measures). Prompts and answers pass through memory shard by shard.
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from rlp_engine.data.rows import read_prompts
+from rlp_engine.data.rows import count_rows, iterate_prompts
 from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.distributed.world import world
 from rlp_engine.models.policy import load_policy
-from rlp_engine.stages.answering import answer_in_shards, answerer, iterate_folder, short_enough
+from rlp_engine.stages.answering import LengthFilter, answer_in_shards, answerer, iterate_folder
 from rlp_engine.stages.common import prepare_device
+from rlp_engine.stages.sharding import warn_if_idle
 from rlp_engine.stages.spec import StageContext
 
 
 def run(context: StageContext) -> dict[str, Any]:
     config = context.config
     device = prepare_device(config.compute)
-    prompts = list(read_prompts(context.inputs["unlabeled"]))
+    unlabeled = context.inputs["unlabeled"]
+    total = count_rows(unlabeled)
+    warn_if_idle(context, -(-total // config.sample.shard_prompts), key="sample.shard_prompts")
     summary: dict[str, Any] = {}
     for source, folder, draws in (
         ("policy", "answers", config.sample.num_per_prompt),
@@ -29,7 +33,7 @@ def run(context: StageContext) -> dict[str, Any]:
     ):
         policy = load_policy(context.inputs[source], config.model, device=device)
         template = PromptTemplate(config.model.template, policy.tokenizer)
-        usable = short_enough(context, prompts, template, config.generation.max_prompt_tokens)
+        usable = LengthFilter(template, config.generation.max_prompt_tokens)
         key = (config.seed, context.spec.params["round"], f"sample-{source}", 0)
         answers = answerer(
             policy,
@@ -39,8 +43,11 @@ def run(context: StageContext) -> dict[str, Any]:
             top_p=config.sample.top_p,
             key=key,
         )
-        answer_in_shards(context, answers, usable, draws, folder, config.sample.shard_prompts)
-        summary[folder] = {"prompts": len(usable), **sample_statistics(context.out / folder)}
+        prompts = usable.of(iterate_prompts(unlabeled))
+        answer_in_shards(context, answers, prompts, draws, folder, config.sample.shard_prompts, total=total)
+        usable.tell(context)
+        if world().is_leader:
+            summary[folder] = {"prompts": usable.kept, **sample_statistics(context.out / folder)}
     return summary
 
 
