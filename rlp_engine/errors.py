@@ -9,6 +9,7 @@
     ├── RunLockedError            8   another process holds the run directory
     ├── CorruptArtifactError      9   an artifact differs from what its stage.json recorded
     ├── WorkPending              10   `rlp status --check`: not everything is done
+    ├── LostRankError           any   under a launcher: the code of the rank that failed; 128 + signal if it was killed
     └── Interrupted       130 / 143   Ctrl-C / SIGTERM, after the checkpoint was written
 
 A message has three parts: what happened, where, and how to mend it. `rlp_cli.app` prints them
@@ -78,6 +79,14 @@ class CorruptArtifactError(RlpError):
 
 class WorkPending(RlpError):
     exit_code = 10
+
+
+class LostRankError(RlpError):
+    """Another rank of the launch has ended. `exit_code` is that rank's; 137 (SIGKILL) when it left no reason."""
+
+    def __init__(self, what: str, *, exit_code: int = 128 + signal.SIGKILL, **parts: str) -> None:
+        super().__init__(what, **parts)
+        self.exit_code = exit_code
 
 
 class Interrupted(RlpError):

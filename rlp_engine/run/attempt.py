@@ -121,14 +121,19 @@ class Attempt:
         reason: str,
         restart: bool,
         events: EventLog,
+        world_size: int = 1,
     ) -> None:
-        """`restart`: put unfinished work aside even if it is of the same fingerprint."""
+        """`restart`: put unfinished work aside even if it is of the same fingerprint.
+
+        `world_size`: how many ranks work on it. `notice` then says what a change of that number means.
+        """
         self.out = layout.partial(name)
         self.kept_aside: Path | None = None
         self._layout = layout
         self._name = name
         self._restart = restart
         self._events = events
+        self._world_size = world_size
         self._reason = reason
         self._work = work
         self._fingerprint = fingerprint
@@ -153,6 +158,7 @@ class Attempt:
             seconds=previous.seconds if previous else 0.0,
             versions=current_versions(),
             work=self._work,
+            world_sizes=_with_last(previous.world_sizes if previous else [], self._world_size),
         )
         self._record.write(self.out)
         write_json(self.out / CONFIG_FILE, self._work.config)
@@ -160,6 +166,15 @@ class Attempt:
         self._start_rss_bytes = resident_memory_bytes()
         self._clock = time.monotonic()
         return self
+
+    @property
+    def notice(self) -> str:
+        """What is to be known of work that several world sizes did; "" if one did it all."""
+        first, *others = self._record.world_sizes
+        if not others:
+            return ""
+        later = " and ".join(_in_ranks(size) for size in others)
+        return f"numbers may differ in the last digits: begun on {_in_ranks(first)}, continued on {later}"
 
     def commit(
         self,
@@ -190,6 +205,7 @@ class Attempt:
             attempts=self._record.attempt,
             start_rss_bytes=self._start_rss_bytes,
             peak_device_bytes=peak_device_bytes,
+            notices=[self.notice] if self.notice else [],
         )
         manifest.write(self.out)
         finish_commit(self._layout, self._name, self._events)
@@ -211,6 +227,15 @@ class Attempt:
 
     def _seconds(self) -> float:
         return round(self._record.seconds + time.monotonic() - self._clock, 3)
+
+
+def _with_last(sizes: Sequence[int], size: int) -> list[int]:
+    """The world sizes so far, and this one if it is another than the last."""
+    return [*sizes] if list(sizes[-1:]) == [size] else [*sizes, size]
+
+
+def _in_ranks(size: int) -> str:
+    return f"{size} rank" if size == 1 else f"{size} ranks"
 
 
 def _is_bare(partial: Path) -> bool:

@@ -77,6 +77,16 @@ class EventLog:
         return EventLog(self.path, **{**self._always, **always})
 
 
+class SilentEvents(EventLog):
+    """Reads as EventLog does and writes nothing: for ranks that follow, whose leader tells what happens."""
+
+    def append(self, kind: str, **fields: Any) -> None:
+        pass
+
+    def bound(self, **always: Any) -> EventLog:
+        return self
+
+
 class MetricsLog:
     """One line a step: {"step": 121, "reward": 1.84, ...}. The truth that trackers are copied from."""
 

@@ -104,6 +104,20 @@ class RunLayout:
             path = base.with_name(f"{base.name}-{count}")
         return path
 
+    def attempt_logs(self, number: int) -> Path:
+        """The logs of one launch."""
+        return self.logs / f"attempt_{number}"
+
+    def new_attempt(self) -> int:
+        """Make the folder of logs of a new launch; two that begin at once get two."""
+        while True:
+            number = max((number for number, _ in self.attempts()), default=0) + 1
+            try:
+                self.attempt_logs(number).mkdir(parents=True)
+            except FileExistsError:
+                continue
+            return number
+
     def attempts(self) -> list[tuple[int, Path]]:
         """(number, folder) of every launch so far, oldest first."""
         found = []

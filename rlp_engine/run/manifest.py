@@ -53,6 +53,7 @@ class Manifest:
     attempts: int
     adopted_from: str = ""  # the run that made it, seen from this one: "../seed-42"; "" = this run did
     start_rss_bytes: int | None = None  # held when the stage began: libraries, and what earlier stages left behind
+    notices: list[str] = field(default_factory=list)  # what a reader of the numbers should know
     peak_device_bytes: int | None = None  # of the accelerator's memory, as torch allocated it; None on a CPU
 
     def write(self, folder: Path) -> None:
@@ -109,6 +110,7 @@ class AttemptRecord:
     seconds: float  # spent so far, as far as the attempts could tell
     versions: dict[str, str]
     work: Work
+    world_sizes: list[int] = field(default_factory=lambda: [1])  # of the attempts, as they changed
 
     def write(self, folder: Path) -> None:
         write_json(folder / ATTEMPT_FILE, asdict(self))

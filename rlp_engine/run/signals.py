@@ -22,10 +22,16 @@ _WORDS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 class StopSignal:
     """Has somebody asked us to stop? As a context manager it also listens to SIGINT and SIGTERM."""
 
-    def __init__(self, how_to_continue: str = "run the same command again to continue") -> None:
-        """`how_to_continue` is what people are told when the work has stopped."""
+    def __init__(
+        self, how_to_continue: str = "run the same command again to continue", *, announce: bool = True
+    ) -> None:
+        """`how_to_continue` is what people are told when the work has stopped.
+
+        `announce`: say that the signal was heard; False for one of several processes, when another says it.
+        """
         self.signal_number = 0
         self._how_to_continue = how_to_continue
+        self._announce = announce
         self._pid = os.getpid()
         self._before_exit: list[Callable[[], None]] = []
         self._previous: dict[int, object] = {}
@@ -75,6 +81,8 @@ class StopSignal:
                     callback()
             os._exit(128 + number)  # no clean-up: whoever asks twice does not want to wait for it
         self.signal_number = number
+        if not self._announce:
+            return
         # Straight to the descriptor: the signal may have come in the middle of a write to sys.stderr,
         # and Python's buffered files refuse to be entered twice.
         with suppress(OSError):

@@ -121,6 +121,7 @@ def _sft(config: RunConfig) -> StageSpec:
         inputs=(*map(_rows, tables), *_external("base_model", pretrained)),
         sections=(*_TRAINING, "sft"),
         function="rlp_engine.stages.sft:run",
+        ranks="all",
     )
 
 
@@ -155,6 +156,7 @@ def _train_rm(config: RunConfig) -> StageSpec:
         inputs=(_reward_init(config), StageInput("pairs", stage="collect", path="pairs.jsonl")),
         sections=(*_TRAINING, "train_rm"),
         function="rlp_engine.stages.train_rm:run",
+        ranks="all",
     )
 
 
@@ -219,6 +221,7 @@ def _ppo(
         inputs=inputs,
         sections=sections,
         function="rlp_engine.stages.ppo:run",
+        ranks="all",
         params={"round": round_number} | ({} if kl_coefficient is None else {"kl_coefficient": kl_coefficient}),
     )
 
@@ -329,6 +332,7 @@ def _refine_rm(
         inputs=inputs,
         sections=(*_TRAINING, "train_rm", *_REFINING, *(("refine_rm.multi_view",) if method in MULTI_VIEW else ())),
         function="rlp_engine.stages.refine_rm:run",
+        ranks="all",
         params={"method": method, "round": round_number},
     )
 

@@ -13,11 +13,14 @@ from typing import Any
 
 from rlp_engine.config.rules import value_of
 from rlp_engine.config.schema import RunConfig
+from rlp_engine.distributed.rank import RankProcess, rank_process
+from rlp_engine.distributed.world import world
 from rlp_engine.errors import ConfigError, CorruptArtifactError, DataError, RlpError
 from rlp_engine.run.adopt import adopt, find_same_work
 from rlp_engine.run.atomic import remove_temporaries, temporary_name
 from rlp_engine.run.attempt import FORCED, Attempt, complete, finish_commit
 from rlp_engine.run.events import EventLog
+from rlp_engine.run.exit_reasons import LostRanksInWords
 from rlp_engine.run.fingerprint import DigestCache
 from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.lock import RunLock
@@ -25,9 +28,10 @@ from rlp_engine.run.manifest import current_versions
 from rlp_engine.run.reporting import LogReporter, NullReporter, Reporter, TeeReporter
 from rlp_engine.run.resources import ResourcesInWords, release_memory
 from rlp_engine.run.signals import StopSignal
+from rlp_engine.stages.group import Leader, leader
 from rlp_engine.stages.plan import SAFE_KEYS, PlannedStage, plan_chosen, resolve
 from rlp_engine.stages.selection import Chosen, Selection
-from rlp_engine.stages.spec import ConfigView, StageContext, StageSpec, is_remote
+from rlp_engine.stages.spec import ConfigView, StageContext, StageSpec, input_paths, is_remote
 
 __all__ = ["Selection", "StageStatus", "execute"]
 
@@ -56,6 +60,8 @@ def execute(
 ) -> list[StageStatus]:
     """Run every selected stage that is due, in order; a run in which nothing is due writes nothing.
 
+    Under a launcher rank 0 calls this, inside `group.Leading`; the others call `group.follow`.
+
     Args:
         adopt_from: other runs. A due stage that one of them has finished with the same fingerprint is linked
             from there instead of being computed again (run/adopt.py).
@@ -69,6 +75,7 @@ def execute(
         RunLockedError: another process works on the run.
         Interrupted: SIGINT or SIGTERM came, and the stage stopped at a point it can continue from.
         ResourceError: out of memory or disk. And whatever a stage's function raises.
+        LostRankError: another rank has failed, or is gone.
     """
     layout = RunLayout(run_dir)
     reporter = reporter or NullReporter()
@@ -82,21 +89,32 @@ def execute(
     _refuse(planned)
     if not any(stage.is_due for stage in planned):
         return [_untouched(stage) for stage in planned]
+    rank = rank_process()
+    has_parent = rank is not None and rank.has_parent
     with ResourcesInWords("the run directory", layout.run_dir), ExitStack() as stack:
-        stop = stack.enter_context(StopSignal(f"to continue: rlp run {layout.shown}"))
+        stop = stack.enter_context(StopSignal(f"to continue: rlp run {layout.shown}", announce=not has_parent))
+        if rank and rank.parent:
+            rank.parent.on_stop(stop.request)
         lock = stack.enter_context(RunLock(layout.lock))
         stop.before_exit(lock.abandon)
-        number, log = stack.enter_context(_log_files(layout))
+        number, log = stack.enter_context(_log_files(layout, rank))
+        group = leader()
+        reporter = group.hears(TeeReporter(reporter, log))
+        logs = layout.attempt_logs(number)
+        stack.enter_context(LostRanksInWords(None if group.is_alone else logs, 0))
+        group.meet(logs, config)
         session = _Session(
             layout=layout,
             pipeline=pipeline,
             config=config,
-            reporter=TeeReporter(reporter, log),
+            reporter=reporter,
             events=EventLog(layout.events, launch=number),
             lock=lock,
             stop=stop,
             digests=digests,
             adopt_from=tuple(adopt_from),
+            group=group,
+            logs=logs,
         )
         return session.run(chosen)
 
@@ -113,7 +131,9 @@ class _Session:
     lock: RunLock
     stop: StopSignal
     digests: DigestCache
-    adopt_from: tuple[Path, ...] = ()
+    adopt_from: tuple[Path, ...]
+    group: Leader
+    logs: Path  # of this launch
 
     def run(self, chosen: Chosen) -> list[StageStatus]:
         if self.lock.taken_over:
@@ -140,6 +160,7 @@ class _Session:
                     mend="leave what the run reads as it is, and run again",
                 )
             self.lock.check()
+            self.group.agree_to_stop(self.stop)
             self.stop.check(f"before {name}")
             is_forced = name in chosen.forced
             adopted = None if is_forced else self._adopt(due)
@@ -185,32 +206,39 @@ class _Session:
             reason=FORCED if is_forced else stage.because,
             restart=is_forced,
             events=self.events,
+            world_size=world().size,
         )
         lower = memory_keys(self.config, spec)
         release_memory()  # what earlier stages of this process left
         reset_device_peak()
-        with attempt, ResourcesInWords(f"stage {name}", self.layout.run_dir, lower):
+        lost = LostRanksInWords(None if self.group.is_alone else self.logs, 0)
+        with attempt, ResourcesInWords(f"stage {name}", self.layout.run_dir, lower), lost:
             if attempt.kept_aside:
                 aside = attempt.kept_aside.relative_to(self.layout.run_dir)
                 self.reporter.line(f"{name}: unfinished work of before is kept in {aside}")
             events.append("started", will=stage.will, because=stage.because, fingerprint=stage.fingerprint)
+            if attempt.notice:
+                self.reporter.warn(f"{name}: {attempt.notice}")
             context = StageContext(
                 spec=spec,
                 run_dir=self.layout.run_dir,
                 out=attempt.out,
-                inputs=self._input_paths(spec),
+                inputs=input_paths(self.layout, spec),
                 config=ConfigView(self.config, spec.sections),
                 events=events,
                 reporter=self.reporter,
                 stop=self.stop,
             )
+            if spec.ranks == "all":
+                self.group.start(name)
             summary = spec.load()(context)
+            self.group.finish(self.reporter)
             self._check_sources(stage)
             self.lock.check()
             manifest = attempt.commit(
                 summary,
                 seed=self.config.seed,
-                platform=_platform(),
+                platform=_platform(self.config),
                 log_patterns=spec.wall_time,
                 peak_device_bytes=device_peak(),
             )
@@ -218,17 +246,6 @@ class _Session:
         events.append("finished", seconds=round(seconds, 3), fingerprint=stage.fingerprint)
         self.reporter.stage_finished(name, seconds, manifest.summary)
         return StageStatus(name, "done", stage.will, stage.because, seconds, manifest.summary)
-
-    def _input_paths(self, spec: StageSpec) -> dict[str, Path | str]:
-        paths: dict[str, Path | str] = {}
-        for item in spec.inputs:
-            if item.stage:
-                paths[item.name] = self.layout.stage(item.stage) / item.path
-            elif is_remote(item.path):
-                paths[item.name] = item.path
-            else:
-                paths[item.name] = Path(item.path).expanduser().absolute()
-        return paths
 
     def _check_sources(self, stage: PlannedStage) -> None:
         """A file that changed while the stage read it would be recorded under the digest of its old content."""
@@ -294,11 +311,12 @@ def _untouched(stage: PlannedStage) -> StageStatus:
 
 
 @contextmanager
-def _log_files(layout: RunLayout) -> Iterator[tuple[int, LogReporter]]:
-    """A new folder for this launch, and `latest` pointing to it."""
-    number = max((number for number, _ in layout.attempts()), default=0) + 1
-    folder = layout.logs / f"attempt_{number}"
-    folder.mkdir(parents=True)
+def _log_files(layout: RunLayout, rank: RankProcess | None) -> Iterator[tuple[int, LogReporter]]:
+    """A new folder for this launch, or the one that its launcher's parent made, and `latest` pointing to it."""
+    number = rank.attempt if rank and rank.attempt else layout.new_attempt()
+    folder = layout.attempt_logs(number)
+    if rank:
+        rank.logs_are_in(folder)
     remove_temporaries(layout.logs)
     with suppress(OSError):  # only for people, and some file systems have no links
         link = temporary_name(layout.logs / "latest")
@@ -317,10 +335,12 @@ def _log_files(layout: RunLayout) -> Iterator[tuple[int, LogReporter]]:
             log.close()
 
 
-def _platform() -> dict[str, Any]:
+def _platform(config: RunConfig) -> dict[str, Any]:
     """World size and device, without importing torch: a stage that used it has done so."""
-    cuda = _cuda_in_use()
-    return {"world_size": 1, "device": cuda.get_device_name() if cuda else "cpu", "system": sys.platform}
+    cuda, rank = _cuda_in_use(), rank_process()
+    device = cuda.get_device_name() if cuda else "cpu"
+    found = {"world_size": world().size, "device": device, "system": sys.platform}
+    return found | ({"launcher": rank.place.started_by, "zero_stage": config.deepspeed.zero_stage} if rank else {})
 
 
 def _cuda_in_use() -> Any | None:

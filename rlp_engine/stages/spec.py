@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from rlp_engine.run.events import EventLog
-from rlp_engine.run.layout import check_stage_name
+from rlp_engine.run.layout import RunLayout, check_stage_name
 from rlp_engine.run.reporting import Reporter
 from rlp_engine.run.signals import StopSignal
 
@@ -48,6 +48,7 @@ class StageSpec:
     function: str  # "rlp_engine.stages.ppo:run", imported only when it runs
     params: Mapping[str, Any] = field(default_factory=dict)  # JSON-able constants: {"round": 1, "method": "spg"}
     wall_time: tuple[str, ...] = ()  # files or patterns that hold times of day and are no result: listed as logs
+    ranks: Literal["all", "leader"] = "leader"  # who runs the function under a launcher; the others wait
 
     def load(self) -> StageFunction:
         """Import the stage's module; this is where torch comes in."""
@@ -86,6 +87,19 @@ class ConfigView:
         if below:
             return ConfigView(getattr(self._config, name), below, f"{self._prefix}{name}.")
         raise AssertionError(f"this stage reads '{self._prefix}{name}' but does not declare it: {self._sections}")
+
+
+def input_paths(layout: RunLayout, spec: StageSpec) -> dict[str, Path | str]:
+    """Name of each input -> where it lies: an absolute path, or the hub's name as it is."""
+    paths: dict[str, Path | str] = {}
+    for item in spec.inputs:
+        if item.stage:
+            paths[item.name] = layout.stage(item.stage) / item.path
+        elif is_remote(item.path):
+            paths[item.name] = item.path
+        else:
+            paths[item.name] = Path(item.path).expanduser().absolute()
+    return paths
 
 
 def is_remote(path: str) -> bool:
