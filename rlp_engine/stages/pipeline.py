@@ -145,6 +145,7 @@ def _collect(config: RunConfig) -> StageSpec:
         inputs=inputs,
         sections=sections,
         function="rlp_engine.stages.collect:run",
+        ranks="all",
     )
 
 
@@ -252,6 +253,7 @@ def _sampling(config: RunConfig, folder: str, *, policy: str, reward: str, round
         inputs=(sft_policy(config), StageInput("policy", stage=policy, path="model"), _rows("unlabeled")),
         sections=("seed", "model", "compute", "generation", "sample"),
         function="rlp_engine.stages.sample:run",
+        ranks="all",
         params={"round": round_number},
     )
     embed = StageSpec(
@@ -267,6 +269,7 @@ def _sampling(config: RunConfig, folder: str, *, policy: str, reward: str, round
         ),
         sections=("seed", "model", "compute", "embed", "train_rm"),
         function="rlp_engine.stages.embed:run",
+        ranks="all",
     )
     return [sample, embed]
 
@@ -313,6 +316,7 @@ def _synthesize(config: RunConfig, name: str, selection: str, shared: str, polic
         inputs=inputs,
         sections=sections,
         function="rlp_engine.stages.synthesize:run",
+        ranks="all",
         params={"selection": selection, "round": round_number},
     )
 
@@ -384,4 +388,5 @@ def _evaluate(config: RunConfig) -> StageSpec:
         inputs=inputs,
         sections=("seed", "model", "compute", "generation", "evaluate", "train_rm", "refine_rm.reseed", "sandbox"),
         function="rlp_engine.stages.evaluate:run",
+        ranks="all",
     )
