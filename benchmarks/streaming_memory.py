@@ -68,7 +68,7 @@ def prompts(count: int) -> Iterator[Prompt]:
         yield Prompt(f"row-{row:07d}", " ".join(words))
 
 
-def build(run_dir: Path, count: int) -> None:
+def build(run_dir: Path, count: int, pairs: int = PAIRS) -> None:
     """Models, prompts and pairs, as the stages before would have left them."""
     from rlp_engine.models.policy import save_policy
     from rlp_engine.models.reward import load_reward, save_reward
@@ -76,20 +76,20 @@ def build(run_dir: Path, count: int) -> None:
 
     vocabulary = [" ".join(f"w{word}" for word in range(WORDS))]
     write_jsonl(run_dir / "prepare" / "unlabeled.jsonl", prompts(count))
-    write_jsonl(run_dir / "collect" / "pairs.jsonl", (PreferencePair(p, "w1 w2", "w3 w4") for p in prompts(PAIRS)))
+    write_jsonl(run_dir / "collect" / "pairs.jsonl", (PreferencePair(p, "w1 w2", "w3 w4") for p in prompts(pairs)))
     for seed, name in enumerate(("sft", "ppo")):
         save_policy(build_scratch(MODEL, vocabulary, seed=seed), run_dir / name / "model")
     save_reward(load_reward(run_dir / "sft" / "model", MODEL, from_policy=True), run_dir / "train-rm" / "model")
 
 
-def run_stage(run_dir: Path, name: str) -> None:
-    """In this process; its last line says what it took."""
-    config = RunConfig.model_validate(CONFIG)
+def context_of(run_dir: Path, name: str, **changes: Any) -> StageContext:
+    """What the stage's function is handed; `changes` are sections of the config."""
+    config = RunConfig.model_validate({**CONFIG, **changes})
     spec = next(spec for spec in build_pipeline(config) if spec.name == name)
     layout = RunLayout(run_dir)
     out = layout.stage(name)
     out.mkdir(parents=True)
-    context = StageContext(
+    return StageContext(
         spec=spec,
         run_dir=run_dir,
         out=out,
@@ -99,10 +99,15 @@ def run_stage(run_dir: Path, name: str) -> None:
         reporter=NullReporter(),
         stop=StopSignal(),
     )
-    function, started = spec.load(), time.process_time()
+
+
+def run_stage(run_dir: Path, name: str) -> None:
+    """In this process; its last line says what it took."""
+    context = context_of(run_dir, name)
+    function, started = context.spec.load(), time.process_time()
     function(context)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    written = {part: size_of(out / part) for part in STAGES[name]}
+    written = {part: size_of(context.out / part) for part in STAGES[name]}
     sys.stdout.write(json.dumps({"peak_bytes": peak, "seconds": time.process_time() - started, "written": written}))
 
 
