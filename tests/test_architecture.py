@@ -107,9 +107,16 @@ def test_the_table_of_stages_is_light(name):
     path = ROOT / "rlp_engine" / "stages" / f"{name}.py"
     for line, module in imports(path, top_level_only=True):
         assert module.split(".")[0] not in HEAVY, f"{path}:{line}: {module}"
-        assert package_of(module) in {"", "stages", "run", "config", "distributed", "errors", "randomness", "rlp_engine"}, (
-            f"{line}: {module}"
-        )
+        assert package_of(module) in {
+            "",
+            "stages",
+            "run",
+            "config",
+            "distributed",
+            "errors",
+            "randomness",
+            "rlp_engine",
+        }, f"{line}: {module}"
 
 
 @pytest.mark.parametrize("path", [p for p in sources() if "rlp_cli" in p.parts], ids=shown)

@@ -151,8 +151,8 @@ def disk_bytes(config: RunConfig, pipeline: Sequence[StageSpec], models: Models)
 
 
 def savings(config: RunConfig, pipeline: Sequence[StageSpec], models: Models, found: Diagnosis) -> list[Saving]:
-    """Single keys that would lower the stage that needs most: those that are enough first, then those that make no
-    finished work stale."""
+    """Single keys that would lower the stage that needs most: those that are enough first, of which those that make no
+    finished work stale; then the others, what helps most first."""
     stage, now = found.largest, found.needed(found.largest)
     (spec,) = [spec for spec in pipeline if spec.name == stage.stage]
     result = []
@@ -163,7 +163,12 @@ def savings(config: RunConfig, pipeline: Sequence[StageSpec], models: Models, fo
         (other,) = stages_memory(*arguments, on_device=found.gpus is not None, ranks=ranks)
         if found.needed(other) < now * (1 - ENOUGH):
             result.append(Saving(key, value, found.needed(other)))
-    return sorted(result, key=lambda saving: found.free is not None and saving.bytes > found.free)
+
+    def order(saving: Saving) -> tuple[bool, int]:
+        is_enough = found.free is None or saving.bytes <= found.free
+        return not is_enough, 0 if is_enough else saving.bytes
+
+    return sorted(result, key=order)
 
 
 def _ways(config: RunConfig, kind: str, *, several: bool) -> list[tuple[str, object]]:
