@@ -127,15 +127,13 @@ class ComputeConfig(Section):
 class DeepSpeedConfig(Section):
     """DeepSpeed's engine, which trains when a launcher started the processes (`rlp run DIR --launcher deepspeed --nproc N`)."""
 
-    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="what the ranks share out: 1 the optimizer's state, 2 gradients too, 3 weights too; 0 nothing", json_schema_extra=SAFE)
-    offload_optimizer: Literal["none", "cpu"] = Field("none", description="keep AdamW's state in the machine's memory and step there; needs a C++ compiler, and zero_stage 1 or more", json_schema_extra=SAFE)
+    zero_stage: Literal[1, 2, 3] = Field(2, description="what the ranks share out: 1 the optimizer's state, 2 gradients too, 3 weights too", json_schema_extra=SAFE)
+    offload_optimizer: Literal["none", "cpu"] = Field("none", description="keep AdamW's state in the machine's memory and step there; needs a C++ compiler", json_schema_extra=SAFE)
     offload_parameters: Literal["none", "cpu"] = Field("none", description="keep the shared-out weights in the machine's memory; needs zero_stage 3", json_schema_extra=SAFE)
-    config_file: str = Field("", description="a whole DeepSpeed JSON, in place of the three keys above; batch sizes, clipping and precision stay rlp's, and `auto` or equal values are accepted there", json_schema_extra=SAFE)
+    config_file: str = Field("", description="a whole DeepSpeed JSON, in place of the three keys above; batch sizes, clipping, precision, optimizer and schedule are rlp's, and may only be `auto` there", json_schema_extra=SAFE)
 
     @model_validator(mode="after")
     def _offload_needs_sharing(self) -> DeepSpeedConfig:
-        if self.offload_optimizer != "none" and self.zero_stage == 0:
-            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
         if self.offload_parameters != "none" and self.zero_stage != 3:
             raise ValueError("offload_parameters needs zero_stage 3")
         return self

@@ -11,10 +11,13 @@ import torch
 
 from rlp_engine.config.schema import ComputeConfig
 from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.distributed.world import world
 from rlp_engine.models.device import apply_threads, device_of
 from rlp_engine.models.reward import ResponseScorer, RewardModel, load_reward
 from rlp_engine.stages.spec import StageContext
-from rlp_engine.training.steps import Task, run_steps
+from rlp_engine.training.steps import Task, UpdaterTask, run_steps
+
+Result = TypeVar("Result")
 
 T = TypeVar("T")
 
@@ -38,6 +41,13 @@ def train(context: StageContext, task: Task, after_step: Callable[[int], None] |
         events=context.events,
         after_step=after_step,
     )
+
+
+def after_training(task: UpdaterTask, work: Callable[[], Result]) -> Result:
+    """What is done once with the trained models: at the leader, their weights whole. All ranks get what JSON holds of
+    the result."""
+    with task.updater.whole_weights():
+        return world().broadcast(work() if world().is_leader else None)
 
 
 def response_scorer(

@@ -29,7 +29,7 @@ from rlp_engine.stages.spec import StageInput, StageSpec
 DATA_TABLES = ("demonstrations", "preferences", "preference_instructions", "unlabeled", "validation", "test")
 """Keys of [data], and the file of typed rows that `prepare` makes of each: NAME.jsonl."""
 
-_TRAINING = ("seed", "model", "compute", "checkpoint", "log")
+_TRAINING = ("seed", "model", "compute", "deepspeed", "checkpoint", "log")
 # What every branch reads of [refine_rm]: a key of the multi-view loss must not make the other branches stale.
 _REFINING = ("refine_rm.epochs", "refine_rm.minibatch", "refine_rm.microbatch", "refine_rm.optimizer")
 

@@ -18,6 +18,7 @@ from rlp_engine.config.schema import PpoConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.rows import read_prompts
 from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError
 from rlp_engine.models.lora import add_lora
 from rlp_engine.models.policy import Policy, load_policy, save_policy
@@ -25,7 +26,7 @@ from rlp_engine.models.reward import ResponseScorer
 from rlp_engine.randomness import permutation, torch_seed
 from rlp_engine.run.atomic import committed_dir, write_json
 from rlp_engine.stages.answering import answerer, short_enough
-from rlp_engine.stages.common import prepare_device, scorer_of, train
+from rlp_engine.stages.common import after_training, prepare_device, scorer_of, train
 from rlp_engine.stages.judging import build_judge
 from rlp_engine.stages.ppo_models import ppo_models
 from rlp_engine.stages.spec import StageContext
@@ -49,7 +50,8 @@ def run(context: StageContext) -> dict[str, Any]:
         microbatch=config.train_rm.score_microbatch,
         max_length=config.train_rm.max_length,
     )
-    mean, std = reward_scale(context, policy, template, scorer, prompts)
+    scale = reward_scale(context, policy, template, scorer, prompts) if world().is_leader else None
+    mean, std = world().broadcast(scale)
     add_lora(policy.model, config.model.lora, seed=torch_seed(*seed_parts, "policy-lora"))
     task = PpoTask(
         policy,
@@ -63,19 +65,24 @@ def run(context: StageContext) -> dict[str, Any]:
         seed_parts=seed_parts,
         reward_mean=mean,
         reward_std=std,
+        deepspeed=config.deepspeed,
     )
     candidates = candidate_steps(context)
-    metrics = train(
-        context, task, after_step=lambda step: save_candidate(context, policy, step) if step in candidates else None
-    )
+
+    def after_step(step: int) -> None:
+        if step in candidates:
+            after_training(task, lambda: save_candidate(context, policy, step))
+
+    metrics = train(context, task, after_step=after_step)
     summary = {name: metrics[name] for name in ("reward", "kl", "length", "eos_share") if name in metrics}
     summary["value_model_from"] = models.value_source
     if config.model.lora.rank:
         summary["one_base_in_memory"] = models.one_base
     if config.ppo.select == "last":
-        save_policy(policy, context.out / "model")
+        after_training(task, lambda: save_policy(policy, context.out / "model"))
         return {"steps": task.total_steps, **summary}
-    return {"steps": task.total_steps, **summary, **choose_candidate(context, template, device)}
+    chosen = choose_candidate(context, template, device) if world().is_leader else {}
+    return {"steps": task.total_steps, **summary, **chosen}
 
 
 def ppo_config(context: StageContext) -> PpoConfig:

@@ -17,7 +17,7 @@ from rlp_engine.config.schema import MULTI_VIEW
 from rlp_engine.data.rows import read_pairs, read_prompts
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.stages.answering import iterate_folder
-from rlp_engine.stages.common import prepare_device, train
+from rlp_engine.stages.common import after_training, prepare_device, train
 from rlp_engine.stages.reward_training import new_reward_model, save_and_check, split_held_out
 from rlp_engine.stages.spec import StageContext
 from rlp_engine.training.multi_view_task import MultiViewTask
@@ -39,6 +39,7 @@ def run(context: StageContext) -> dict[str, Any]:
     reward_model = new_reward_model(context, device, seed_parts)
     template = PromptTemplate(config.model.template, reward_model.tokenizer)
     settings = {"seed_parts": seed_parts, "max_length": config.train_rm.max_length, "total_steps": steps}
+    settings["deepspeed"] = config.deepspeed
     if method in MULTI_VIEW:
         views = view_pairs(
             config.refine_rm.multi_view,
@@ -58,7 +59,7 @@ def run(context: StageContext) -> dict[str, Any]:
         "synthetic_pairs": 0 if method == "reseed" else len(synthetic),
         "optimizer_steps": task.total_steps,
         "loss": metrics.get("loss"),
-        **save_and_check(context, reward_model, held_out),
+        **after_training(task, lambda: save_and_check(context, reward_model, held_out)),
     }
 
 

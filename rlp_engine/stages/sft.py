@@ -15,7 +15,7 @@ from rlp_engine.models.lora import add_lora
 from rlp_engine.models.policy import Policy, load_policy, save_policy
 from rlp_engine.models.scratch import build_scratch
 from rlp_engine.randomness import torch_seed
-from rlp_engine.stages.common import prepare_device, train
+from rlp_engine.stages.common import after_training, prepare_device, train
 from rlp_engine.stages.spec import StageContext
 from rlp_engine.training.sft import SftTask
 
@@ -28,9 +28,10 @@ def run(context: StageContext) -> dict[str, Any]:
     parameters = sum(parameter.numel() for parameter in policy.model.parameters())  # of the model that is saved
     add_lora(policy.model, config.model.lora, seed=torch_seed(config.seed, 0, "sft", "lora"))
     template = PromptTemplate(config.model.template, policy.tokenizer)
-    task = SftTask(policy, template, demonstrations, config.sft, seed_parts=(config.seed, 0, "sft"))
+    seed_parts = (config.seed, 0, "sft")
+    task = SftTask(policy, template, demonstrations, config.sft, seed_parts=seed_parts, deepspeed=config.deepspeed)
     metrics = train(context, task)
-    save_policy(policy, context.out / "model")
+    after_training(task, lambda: save_policy(policy, context.out / "model"))
     return {
         "demonstrations": len(demonstrations),
         "parameters": parameters,

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rlp_engine.distributed.world import world
 from rlp_engine.errors import CorruptArtifactError
 from rlp_engine.run.atomic import fsync, fsync_tree, rename
 
@@ -63,7 +64,7 @@ def save(folder: Path, step: int, state: TaskState, *, keep: int) -> Path:
 
     Safe to kill at any point: COMPLETE comes last, and an older checkpoint goes only after that.
     """
-    final = folder / f"step_{step:06d}"
+    final = folder_of(folder, step)
     partial = folder / (final.name + _PARTIAL)
     for leftover in (partial, final):  # of this step, from a run that was killed here; or it failed its check
         if leftover.exists():
@@ -87,6 +88,11 @@ def save(folder: Path, step: int, state: TaskState, *, keep: int) -> Path:
     return final
 
 
+def folder_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint taken after a step is."""
+    return folder / f"step_{step:06d}"
+
+
 def newest(folder: Path) -> Search:
     """Look for the newest checkpoint that is whole and whose digests are right."""
     skipped = []
@@ -98,8 +104,8 @@ def newest(folder: Path) -> Search:
     return Search(None, skipped)
 
 
-def load(path: Path) -> Checkpoint:
-    """Read one checkpoint.
+def load(path: Path, *, verify: bool = True) -> Checkpoint:
+    """Read one checkpoint; without `verify` the digest of the tensors is not computed: another rank has done so.
 
     Raises:
         CorruptArtifactError: it is not whole, or a digest differs.
@@ -109,7 +115,7 @@ def load(path: Path) -> Checkpoint:
         if marker != _sha256(path / STATE):
             raise _corrupt(path, f"{STATE} has changed since it was saved")
         record = json.loads((path / STATE).read_text(encoding="utf-8"))
-        if record["tensors"]["sha256"] != _sha256(path / TENSORS):
+        if verify and record["tensors"]["sha256"] != _sha256(path / TENSORS):
             raise _corrupt(path, f"{TENSORS} has changed since it was saved")
         tensors = load_file(path / TENSORS)
     except FileNotFoundError as error:
@@ -120,18 +126,29 @@ def load(path: Path) -> Checkpoint:
 
 
 def random_states() -> dict[str, Tensor]:
-    """The states of torch's generators, which dropout draws from."""
-    states = {"random/cpu": torch.get_rng_state()}
+    """The states of torch's generators, which dropout draws from, of every rank. Every rank has to ask."""
+    own = {"random/cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        states["random/cuda"] = torch.cuda.get_rng_state()
-    return states
+        own["random/cuda"] = torch.cuda.get_rng_state()
+    return {
+        name + _of_rank(rank): state
+        for name, mine in own.items()
+        for rank, state in enumerate(world().gather_tensors(mine))
+    }
 
 
 def restore_random_states(tensors: Mapping[str, Tensor]) -> None:
-    """Set torch's generators; a checkpoint from another kind of device has only the CPU's."""
-    torch.set_rng_state(tensors["random/cpu"])
-    if "random/cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random/cuda"])
+    """Set torch's generators. A checkpoint from another kind of device has only the CPU's; a rank that the
+    checkpoint's world did not have keeps its own."""
+    suffix = _of_rank(world().rank)
+    if (state := tensors.get(f"random/cpu{suffix}")) is not None:
+        torch.set_rng_state(state)
+    if torch.cuda.is_available() and (state := tensors.get(f"random/cuda{suffix}")) is not None:
+        torch.cuda.set_rng_state(state)
+
+
+def _of_rank(rank: int) -> str:
+    return f"/rank_{rank}" if rank else ""
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlp_engine.config.schema import MultiViewConfig, RefineRmConfig
+from rlp_engine.config.schema import DeepSpeedConfig, MultiViewConfig, RefineRmConfig
 from rlp_engine.data.records import PreferencePair
 from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.distributed.world import world
 from rlp_engine.methods.multi_view import (
     Critic,
     MultiViewKind,
@@ -32,17 +33,19 @@ from rlp_engine.methods.mutual_information import negative_pairs
 from rlp_engine.models.reward import RewardModel
 from rlp_engine.randomness import KeyPart, normals, torch_seed
 from rlp_engine.training.checkpoint import TaskState
-from rlp_engine.training.optimizer import LossShare, ParameterGroup, Updater
+from rlp_engine.training.dealing import all_ranks_rows, of_all_ranks
+from rlp_engine.training.deepspeed import new_updater
+from rlp_engine.training.optimizer import LossShare, ParameterGroup
 from rlp_engine.training.order import steps_of
 from rlp_engine.training.pairs import Diagnostics, PairBatches, device_of_module
-from rlp_engine.training.steps import Task
+from rlp_engine.training.steps import UpdaterTask
 from rlp_engine.training.views import ViewPair, ViewPairs, numbered
 
 MINIMA = frozenset({"min_sigma"})
 STANDARDISE_STEPS = 16  # steps whose views v is standardised by: 512 answers at 16 pairs a step
 
 
-class MultiViewTask(Task):
+class MultiViewTask(UpdaterTask):
     """Pairs and policy answers -> refined reward model, with `config.multi_view.warmup_steps` steps before.
 
     Args:
@@ -66,6 +69,7 @@ class MultiViewTask(Task):
         seed_parts: tuple[KeyPart, ...],
         max_length: int,
         total_steps: int | None = None,
+        deepspeed: DeepSpeedConfig | None = None,
     ) -> None:
         self.reward_model, self.config, self.kind = reward_model, config.multi_view, kind
         self.batches = PairBatches(reward_model, template, pairs, config, seed_parts=seed_parts, max_length=max_length)
@@ -86,7 +90,7 @@ class MultiViewTask(Task):
             ParameterGroup("reward", {"reward": reward_model}),
             ParameterGroup("heads", modules, learning_rate=self.config.learning_rate, constant=True),
         ]
-        self._updater = Updater(groups, config.optimizer, self.joint_steps, device)
+        self.updater = new_updater(groups, config.optimizer, self.joint_steps, device, deepspeed)
         self._collapsed = 0.0  # how steadily the last joint steps looked collapsed, 0 to 1
         self._warnings: list[str] = []
 
@@ -101,11 +105,12 @@ class MultiViewTask(Task):
         diagnostics: Diagnostics = defaultdict(list)
         if joint_step < 1:
             self.reward_model.eval()
-            metrics = self._updater.update(self.view_shares(step, diagnostics, is_warmup=True), index=0)
+            shares = self.view_shares(step, diagnostics, is_warmup=True)
+            metrics = self.updater.update(shares, index=0, resting=["reward"])
         else:
             self.reward_model.train()
-            metrics = self._updater.update(self._joint_shares(step, joint_step, diagnostics), index=joint_step - 1)
-        metrics |= {"warmup": float(joint_step < 1)} | combined(diagnostics)
+            metrics = self.updater.update(self._joint_shares(step, joint_step, diagnostics), index=joint_step - 1)
+        metrics |= {"warmup": float(joint_step < 1)} | combined(of_all_ranks(diagnostics))
         self._watch(joint_step, metrics)
         return metrics
 
@@ -127,7 +132,7 @@ class MultiViewTask(Task):
         yield from self.view_shares(step, diagnostics, is_warmup=False)
 
     def view_shares(self, step: int, diagnostics: Diagnostics, *, is_warmup: bool) -> Iterator[LossShare]:
-        """Callables that sum to lambda * L_M; to L_M itself in the warm-up.
+        """Callables that sum to lambda * L_M over all ranks; to L_M itself in the warm-up.
 
         L_M is the mean over microbatches, weighted by their pairs: the microbatch is part of the
         method, because negatives come from the same one.
@@ -147,9 +152,7 @@ class MultiViewTask(Task):
     def _view_share(
         self, pairs: Sequence[ViewPair], count: int, beta: float, is_warmup: bool, diagnostics: Diagnostics
     ) -> Tensor:
-        first, second = ([pair.views[view] for pair in pairs] for view in (0, 1))
-        with torch.set_grad_enabled(not is_warmup):  # the warm-up's v is detached
-            v1_BD, v2_BD = self.reward_model.forward_pairs(first, second).hidden_BD.split(len(pairs))
+        v1_BD, v2_BD = self._states(pairs, is_warmup=is_warmup)
         noise1_BK, noise2_BK = (self._noise(pairs, view).to(v1_BD.device) for view in (0, 1))
         loss, found = multi_view_loss(
             self.kind,
@@ -165,10 +168,21 @@ class MultiViewTask(Task):
             temperature=self.config.temperature,
         )
         share = len(pairs) / count
-        diagnostics["multi_view"].append(float(loss.detach()) * share)
-        for name, value in found.items():
-            diagnostics[name].append(float(value) * (1.0 if name in MINIMA else share))
-        return loss * share * (1.0 if is_warmup else self.config.weight)
+        if world().is_leader:  # all ranks have found the same
+            diagnostics["multi_view"].append(float(loss.detach()) * share)
+            for name, value in found.items():
+                diagnostics[name].append(float(value) * (1.0 if name in MINIMA else share))
+        return loss * share * (1.0 if is_warmup else self.config.weight) / world().size
+
+    def _states(self, pairs: Sequence[ViewPair], *, is_warmup: bool) -> list[Tensor]:
+        """[v1, v2], each (B, D). Every rank reads its part of the pairs and gets the states of all: negatives come
+        from all of them, and every rank computes the same loss, of which it gives its part."""
+        own = [pairs[row] for row in world().share(len(pairs))]
+        read = own or pairs[:1]  # a rank without a pair takes part in the passes all the same
+        first, second = ([pair.views[view] for pair in read] for view in (0, 1))
+        with torch.set_grad_enabled(not is_warmup):  # the warm-up's v is detached
+            states = self.reward_model.forward_pairs(first, second).hidden_BD.split(len(read))
+            return [all_ranks_rows(v_BD[: len(own)]) for v_BD in states]
 
     def _negatives(self, pairs: Sequence[ViewPair]) -> Tensor:
         """(B, B) bool."""
@@ -186,10 +200,10 @@ class MultiViewTask(Task):
         return self._warnings
 
     def state(self) -> TaskState:
-        return TaskState(self._updater.tensors(), {"collapsed": self._collapsed})
+        return TaskState(self.updater.tensors(), {"collapsed": self._collapsed})
 
     def restore(self, state: TaskState) -> None:
-        self._updater.restore(state.tensors)
+        self.updater.restore(state.tensors)
         self._collapsed = state.values["collapsed"]
 
 

@@ -7,7 +7,8 @@ the loss, so that the micro-batch size changes memory and speed, and the result 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from rlp_engine.training.health import check_metrics
 
 LossShare = Callable[[], Tensor]
 
-_WEIGHT, _FIRST, _SECOND, _COUNT = "weight/", "first_moment/", "second_moment/", "updates/"
+WEIGHT, FIRST, SECOND, COUNT = "weight/", "first_moment/", "second_moment/", "updates/"  # names in a checkpoint
 
 
 def warmup_steps(total: int, config: OptimizerConfig) -> int:
@@ -119,40 +120,55 @@ class Updater:
         assert tensors, f"group {group.name} has nothing to train"
         return tensors
 
-    def update(self, losses: Iterable[LossShare], index: int) -> dict[str, float]:
+    def update(self, losses: Iterable[LossShare], index: int, *, resting: Collection[str] = ()) -> dict[str, float]:
         """One optimizer step on the sum of the shares.
 
         Args:
             losses: each is called once, in order, and its graph is freed before the next one runs.
+            resting: names of the groups that the losses do not reach.
             index: place on the schedule, from 0; not always the number of updates made (PPO makes several a step).
 
         Returns:
             loss (the sum), and grad_norm before clipping and learning_rate: of the first group under
-            these names, of every other one with its name added. A group without gradients is left out.
+            these names, of every other one with its name added. A resting group is left out.
 
         Raises:
             HealthError: the loss or a gradient norm is not finite; the weights are then unchanged.
         """
-        self._optimizer.zero_grad(set_to_none=True)
+        self.zero_grad()
         total: Tensor | float = 0.0
         for share in losses:
             loss = share()
             self.accelerator.backward(loss)
             self._move_gradients_to_masters()
             total = total + loss.detach()
-        metrics = {"loss": float(total)}
+        return {"loss": float(total)} | self.step(index, {"loss": float(total)}, resting=resting)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def step(
+        self, index: int, metrics: Mapping[str, float] | None = None, *, resting: Collection[str] = ()
+    ) -> dict[str, float]:
+        """Clip and step on the gradients as they are; grad_norm and learning_rate of every group that does not rest.
+
+        Raises:
+            HealthError: one of them or of `metrics` is not finite; the weights are then unchanged.
+        """
+        found: dict[str, float] = {}
         for number, (group, settings) in enumerate(zip(self._groups, self._optimizer.param_groups, strict=True)):
             settings["lr"] = self._learning_rate(group, index)
-            if all(tensor.grad is None for tensor in settings["params"]):
+            if group.name in resting:
                 continue
             norm = self.accelerator.clip_grad_norm_(settings["params"], self.config.max_grad_norm)
             suffix = "" if number == 0 else f"_{group.name}"
-            metrics[f"grad_norm{suffix}"] = float(norm)
-            metrics[f"learning_rate{suffix}"] = settings["lr"]
-        check_metrics(metrics)
+            found[f"grad_norm{suffix}"] = float(norm)
+            found[f"learning_rate{suffix}"] = settings["lr"]
+        check_metrics({**(metrics or {}), **found})
         self._prepared.step()
         self._copy_masters_to_weights()
-        return metrics
+        return found
 
     def _learning_rate(self, group: ParameterGroup, index: int) -> float:
         if group.constant:
@@ -173,16 +189,24 @@ class Updater:
         for name, master in self._masters.items():
             self._names[name].copy_(master)
 
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """Inside, every rank can run the models by itself: they are whole. One process always can."""
+        return nullcontext()
+
+    def state_bytes(self) -> int:
+        """Size of what `tensors` returns."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
+
     def tensors(self) -> dict[str, Tensor]:
         """Trained weights (the float32 copies where there are some) and AdamW's state, not copied."""
         found: dict[str, Tensor] = {}
         for name, parameter in self._names.items():
             tensor = self._masters.get(name, parameter)
             state = self._optimizer.state[tensor]
-            found[_WEIGHT + name] = tensor.detach()
-            found[_FIRST + name] = state["exp_avg"]
-            found[_SECOND + name] = state["exp_avg_sq"]
-            found[_COUNT + name] = state["step"]
+            found[WEIGHT + name] = tensor.detach()
+            found[FIRST + name] = state["exp_avg"]
+            found[SECOND + name] = state["exp_avg_sq"]
+            found[COUNT + name] = state["step"]
         return found
 
     @torch.no_grad()
@@ -193,12 +217,17 @@ class Updater:
             CorruptArtifactError: other names or shapes than this model's.
         """
         own = self.tensors()
-        wrong = sorted(set(own) ^ set(tensors)) or [n for n in own if own[n].shape != tensors[n].shape]
-        if wrong:
-            raise CorruptArtifactError(
-                f"a checkpoint does not fit the model: {wrong[0]}",
-                mend="the model has changed since: move the stage's folder aside and run it again",
-            )
+        require_same_shapes({name: tensor.shape for name, tensor in own.items()}, tensors)
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
         self._copy_masters_to_weights()
+
+
+def require_same_shapes(own: Mapping[str, torch.Size], tensors: Mapping[str, Tensor]) -> None:
+    """Raises CorruptArtifactError unless a checkpoint's tensors have the names and shapes of the model's own."""
+    wrong = sorted(set(own) ^ set(tensors)) or [name for name in own if own[name] != tensors[name].shape]
+    if wrong:
+        raise CorruptArtifactError(
+            f"a checkpoint does not fit the model: {wrong[0]}",
+            mend="the model has changed since: move the stage's folder aside and run it again",
+        )

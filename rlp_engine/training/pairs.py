@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rlp_engine.config.schema import RewardTrainingConfig
+from rlp_engine.config.schema import DeepSpeedConfig, RewardTrainingConfig
 from rlp_engine.data.batching import length_groups
 from rlp_engine.data.records import PreferencePair
 from rlp_engine.data.templates import PromptTemplate
@@ -21,10 +21,11 @@ from rlp_engine.methods.bradley_terry import bradley_terry_loss, pair_accuracy
 from rlp_engine.models.pairs import pair_length
 from rlp_engine.models.reward import RewardModel
 from rlp_engine.randomness import KeyPart
-from rlp_engine.training.checkpoint import TaskState
-from rlp_engine.training.optimizer import LossShare, ParameterGroup, Updater
+from rlp_engine.training.dealing import dealt, idle, of_all_ranks
+from rlp_engine.training.deepspeed import new_updater
+from rlp_engine.training.optimizer import LossShare, ParameterGroup
 from rlp_engine.training.order import minibatch_at, steps_of
-from rlp_engine.training.steps import Task
+from rlp_engine.training.steps import UpdaterTask
 
 Diagnostics = dict[str, list[float]]
 
@@ -67,12 +68,16 @@ class PairBatches:
         return minibatch_at(step, self.count, self.config.minibatch, self._key, epochs=epochs)
 
     def loss_shares(self, rows: Sequence[int], diagnostics: Diagnostics) -> Iterator[LossShare]:
-        """Callables that sum to the weighted mean loss of these pairs; each adds its diagnostics when it is called."""
+        """Callables, this rank's, that sum to the pairs' weighted mean loss; each adds its diagnostics when called."""
         total_weight = sum(self._weights[row] for row in rows)
         rows = sorted(rows)
         lengths = [pair_length(self._chosen[row], self._rejected[row]) for row in rows]
-        for group in length_groups(lengths, self.config.microbatch):
-            yield partial(self._share, [rows[i] for i in group], total_weight, len(rows), diagnostics)
+        for group, counts in dealt(length_groups(lengths, self.config.microbatch)):
+            members = [rows[i] for i in group]
+            if counts:
+                yield partial(self._share, members, total_weight, len(rows), diagnostics)
+            else:
+                yield idle(partial(self._share, members, total_weight, len(rows), defaultdict(list)))
 
     def _share(self, rows: Sequence[int], total_weight: float, count: int, diagnostics: Diagnostics) -> Tensor:
         """Chosen and rejected go through the model together, so that one forward pass serves a microbatch."""
@@ -91,7 +96,7 @@ class PairBatches:
         return loss
 
 
-class PairsTask(Task):
+class PairsTask(UpdaterTask):
     """Pairs -> reward model. Every pair is seen `epochs` times; the last minibatch may be short.
 
     Args:
@@ -109,6 +114,7 @@ class PairsTask(Task):
         seed_parts: tuple[KeyPart, ...],
         max_length: int,
         total_steps: int | None = None,
+        deepspeed: DeepSpeedConfig | None = None,
     ) -> None:
         self.reward_model = reward_model
         self.batches = PairBatches(reward_model, template, pairs, config, seed_parts=seed_parts, max_length=max_length)
@@ -116,21 +122,17 @@ class PairsTask(Task):
         self.total_steps = own_steps if total_steps is None else total_steps
         self.epochs = config.epochs if self.total_steps == own_steps else None
         group = ParameterGroup("reward", {"reward": reward_model})
-        self._updater = Updater([group], config.optimizer, self.total_steps, device_of_module(reward_model))
+        self.updater = new_updater(
+            [group], config.optimizer, self.total_steps, device_of_module(reward_model), deepspeed
+        )
 
     def step(self, step: int) -> dict[str, float]:
         self.reward_model.train()
         diagnostics: Diagnostics = defaultdict(list)
         rows = self.batches.rows_of(step, epochs=self.epochs)
-        metrics = self._updater.update(self.batches.loss_shares(rows, diagnostics), index=step - 1)
+        metrics = self.updater.update(self.batches.loss_shares(rows, diagnostics), index=step - 1)
         del diagnostics["bradley_terry"]  # it is the loss
-        return metrics | {name: sum(values) for name, values in diagnostics.items()}
-
-    def state(self) -> TaskState:
-        return TaskState(self._updater.tensors())
-
-    def restore(self, state: TaskState) -> None:
-        self._updater.restore(state.tensors)
+        return metrics | {name: sum(values) for name, values in of_all_ranks(diagnostics).items()}
 
 
 def device_of_module(module: torch.nn.Module) -> torch.device:

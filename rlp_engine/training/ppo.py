@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rlp_engine.config.schema import GenerationConfig, PpoConfig
+from rlp_engine.config.schema import DeepSpeedConfig, GenerationConfig, PpoConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.methods.kl import next_kl_coefficient, per_token_kl
@@ -25,17 +25,19 @@ from rlp_engine.models.policy import Policy
 from rlp_engine.models.value import ValueModel
 from rlp_engine.randomness import KeyPart, permutation
 from rlp_engine.training.checkpoint import TaskState
+from rlp_engine.training.dealing import dealt, idle, of_all_ranks
+from rlp_engine.training.deepspeed import new_updater
 from rlp_engine.training.experience import Experience, Rollout, experience_of
 from rlp_engine.training.health import PpoAlarms, check_tensors
-from rlp_engine.training.optimizer import LossShare, ParameterGroup, Updater
+from rlp_engine.training.optimizer import LossShare, ParameterGroup
 from rlp_engine.training.rollout import Collector, Scorer
 from rlp_engine.training.rows import Rows, microbatches
-from rlp_engine.training.steps import Task
+from rlp_engine.training.steps import UpdaterTask
 
 Diagnostics = dict[str, list[Tensor]]
 
 
-class PpoTask(Task):
+class PpoTask(UpdaterTask):
     """SFT policy and reward model -> policy.
 
     Args:
@@ -63,6 +65,7 @@ class PpoTask(Task):
         seed_parts: tuple[KeyPart, ...],
         reward_mean: float = 0.0,
         reward_std: float = 1.0,
+        deepspeed: DeepSpeedConfig | None = None,
     ) -> None:
         self.policy, self.value_model, self.config, self.seed_parts = policy, value_model, config, seed_parts
         self.reward_mean, self.reward_std = reward_mean, reward_std
@@ -73,14 +76,15 @@ class PpoTask(Task):
         )
         self.num_dropped_prompts = self.collector.num_dropped
         group = ParameterGroup("policy", {"policy": policy.model, "value": value_model})
-        self._updater = Updater([group], config.optimizer, config.steps, self.collector.device)
+        self.updater = new_updater([group], config.optimizer, config.steps, self.collector.device, deepspeed)
         self._alarms = PpoAlarms(config.health)
         self._warnings: list[str] = []
         self._last: Rollout | None = None
 
     def step(self, step: int) -> dict[str, float]:
         started = time.perf_counter()
-        rollout = self._last = self.collector.collect(step)
+        with self.updater.whole_weights():  # answers end where they end: no rank waits for another
+            rollout = self._last = self.collector.collect(step)
         check_tensors(
             scores=rollout.scores_B,
             logprobs=rollout.logprobs_BT,
@@ -109,8 +113,8 @@ class PpoTask(Task):
         for epoch in range(self.config.epochs):
             for rows in self.minibatches(step, epoch):
                 diagnostics: Diagnostics = defaultdict(list)
-                update = self._updater.update(self.loss_shares(experience, rows, diagnostics), index=step - 1)
-                updates.append(update | _combined(diagnostics))
+                update = self.updater.update(self.loss_shares(experience, rows, diagnostics), index=step - 1)
+                updates.append(update | _combined(of_all_ranks(diagnostics)))
         return _over_updates(updates)
 
     def minibatches(self, step: int, epoch: int) -> list[list[int]]:
@@ -120,19 +124,23 @@ class PpoTask(Task):
         return [order[first : first + size] for first in range(0, len(order), size)]
 
     def loss_shares(self, experience: Experience, rows: Sequence[int], diagnostics: Diagnostics) -> Iterator[LossShare]:
-        """Callables that sum to the loss of the minibatch `rows`; each adds its diagnostics when it is called.
+        """Callables that sum to the loss of the minibatch `rows`, this rank's. Each adds its diagnostics when called.
 
         Policy and value model have shares of their own, one after the other: no parameter is trained by both,
         and the activations of only one of them are held at a time.
         """
         rollout = experience.rollout
         denominator = num_counted(rollout.is_live_BT[list(rows)], self.config.mask_padding)
-        for members in microbatches(rows, rollout.prompt_ids, rollout.response_ids, self.config.microbatch):
+        groups = microbatches(rows, rollout.prompt_ids, rollout.response_ids, self.config.microbatch)
+        for members, counts in dealt(groups):
             packed = self.collector.pack(
                 [rollout.prompt_ids[row] for row in members], [rollout.response_ids[row] for row in members]
             )
             for share in (self._policy_share, self._value_share):
-                yield partial(share, experience, members, packed, denominator, diagnostics)
+                if counts:
+                    yield partial(share, experience, members, packed, denominator, diagnostics)
+                else:
+                    yield idle(partial(share, experience, members, packed, denominator, defaultdict(list)))
 
     def _policy_share(
         self, experience: Experience, rows: list[int], packed: Rows, denominator: int, diagnostics: Diagnostics
@@ -200,10 +208,10 @@ class PpoTask(Task):
 
     def state(self) -> TaskState:
         values = {"kl_coefficient": self.kl_coefficient, "alarms": self._alarms.state()}
-        return TaskState(self._updater.tensors(), values)
+        return TaskState(self.updater.tensors(), values)
 
     def restore(self, state: TaskState) -> None:
-        self._updater.restore(state.tensors)
+        self.updater.restore(state.tensors)
         self.kl_coefficient = state.values["kl_coefficient"]
         self._alarms.restore(state.values["alarms"])
 
@@ -213,7 +221,7 @@ def _note(diagnostics: Diagnostics, found: Mapping[str, Tensor]) -> None:
         diagnostics[name].append(value)
 
 
-def _combined(diagnostics: Diagnostics) -> dict[str, float]:
+def _combined(diagnostics: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Diagnostics of a minibatch from its microbatches: shares add up, and of maxima the maximum counts."""
     return {name: float(max(values) if name.endswith("_max") else sum(values)) for name, values in diagnostics.items()}
 

@@ -6,7 +6,7 @@ Shapes: B = answers of the rollout batch, R = rows of a microbatch, T = response
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rlp_engine.config.schema import GenerationConfig, PpoConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError
 from rlp_engine.generation.logprobs import response_logprobs
 from rlp_engine.generation.native import Completion, Request, Sampling, generate
@@ -33,6 +34,14 @@ class Scorer(Protocol):
 
     def score_responses(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
         """One reward an answer, in order."""
+
+
+class _Drawn(NamedTuple):
+    """A prompt of a step."""
+
+    prompt: Prompt
+    prompt_ids: list[int]
+    visit: int  # how often it came before
 
 
 class Collector:
@@ -84,37 +93,58 @@ class Collector:
         """The rollout of step `step`, counted from 1."""
         self.policy.model.eval()
         self.value_model.eval()
-        prompts, prompt_ids, completions = self._sample(step)
-        response_ids = [completion.token_ids for completion in completions]
+        drawn = self._drawn(step)
+        own = world().share(len(drawn))  # this rank's rows: it samples and reads them, and gets what the others have
+        completions = self._sample([drawn[row] for row in own])
+        answers = [
+            (ids, ended)
+            for part in world().gather([(one.token_ids, one.finish_reason == "stop") for one in completions])
+            for ids, ended in part
+        ]
+        response_ids = [ids for ids, _ in answers]
         texts = [self.policy.answer_text(ids) for ids in response_ids]
         width = max(1, *map(len, response_ids)) if self.config.mask_padding else self.generation.max_new_tokens
         live_BT = live_mask(response_ids, width).to(self.device)
+        own_ids = [drawn[row].prompt_ids for row in own], [response_ids[row] for row in own]
+        own_prompts, own_texts = [drawn[row].prompt for row in own], [texts[row] for row in own]
         reference_BT, values_BT = (
-            self.read(prompt_ids, response_ids, width, one) for one in (self.reference_logprobs, self.values)
+            self._of_all_ranks(self.read(*own_ids, width, one)) for one in (self.reference_logprobs, self.values)
         )
         if self.policy.model.dtype == torch.float32:
-            logprobs_BT = self._sampled_logprobs(completions, width)
+            own_logprobs = self._sampled_logprobs(completions, width)
         else:
-            logprobs_BT = self.read(prompt_ids, response_ids, width, self.policy_logprobs)
+            own_logprobs = self.read(*own_ids, width, self.policy_logprobs)
+        scores = torch.tensor(self.scorer.score_responses(own_prompts, own_texts), dtype=torch.float32)
         return Rollout(
-            prompts=prompts,
-            prompt_ids=prompt_ids,
+            prompts=[one.prompt for one in drawn],
+            prompt_ids=[one.prompt_ids for one in drawn],
             response_ids=response_ids,
             texts=texts,
-            ended_B=torch.tensor([completion.finish_reason == "stop" for completion in completions]).to(self.device),
-            scores_B=torch.tensor(self.scorer.score_responses(prompts, texts), dtype=torch.float32).to(self.device),
+            ended_B=torch.tensor([ended for _, ended in answers]).to(self.device),
+            scores_B=self._of_all_ranks(scores),
             is_live_BT=live_BT,
-            logprobs_BT=logprobs_BT.masked_fill(~live_BT, 0.0),
+            logprobs_BT=self._of_all_ranks(own_logprobs).masked_fill(~live_BT, 0.0),
             reference_logprobs_BT=reference_BT.masked_fill(~live_BT, 0.0),
             values_BT=values_BT,
         )
 
-    def _sample(self, step: int) -> tuple[list[Prompt], list[list[int]], list[Completion]]:
+    def _of_all_ranks(self, own: Tensor) -> Tensor:
+        """(B, ...) from every rank's rows of it, by rank."""
+        if world().size == 1:
+            return own.to(self.device)
+        parts = [part.view(-1, *own.shape[1:]) for part in world().gather_tensors(own.flatten())]
+        return torch.cat(parts).to(self.device)
+
+    def _drawn(self, step: int) -> list[_Drawn]:
+        """The prompts of a step, in an order that the seed gives."""
         size = self.config.rollout_batch
         places = items_between((step - 1) * size, step * size, len(self._prompts), (*self.seed_parts, "order"))
-        chosen = [(*self._prompts[item], visit) for item, visit in places]
+        return [_Drawn(*self._prompts[item], visit) for item, visit in places]
+
+    def _sample(self, drawn: Sequence[_Drawn]) -> list[Completion]:
         requests = [
-            Request(prompt_ids=ids, key=(*self.seed_parts, visit, prompt.prompt_id, 0)) for prompt, ids, visit in chosen
+            Request(prompt_ids=one.prompt_ids, key=(*self.seed_parts, one.visit, one.prompt.prompt_id, 0))
+            for one in drawn
         ]
         sampling = Sampling(
             temperature=self.config.temperature,
@@ -123,8 +153,7 @@ class Collector:
             eos_ids=self.policy.eos_ids,
             pad_id=self.pad_id,
         )
-        completions = generate(self.policy.model, requests, sampling, rows=self.generation.rows)
-        return [prompt for prompt, _, _ in chosen], [ids for _, ids, _ in chosen], completions
+        return generate(self.policy.model, requests, sampling, rows=self.generation.rows)
 
     def _sampled_logprobs(self, completions: Sequence[Completion], width: int) -> Tensor:
         """(B, T) as the sampler saw them, which spares a forward pass.
@@ -133,7 +162,7 @@ class Collector:
         them so far that the first ratio would not be 1 (METHOD 5.2).
         """
         rows = [[*one.logprobs, *[0.0] * (width - len(one.logprobs))] for one in completions]
-        return torch.tensor(rows, dtype=torch.float32).to(self.device)
+        return torch.tensor(rows, dtype=torch.float32).view(len(rows), width)
 
     def read(
         self,

@@ -10,21 +10,22 @@ from functools import partial
 
 from torch import Tensor
 
-from rlp_engine.config.schema import SftConfig
+from rlp_engine.config.schema import DeepSpeedConfig, SftConfig
 from rlp_engine.data.records import Demonstration
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import DataError
 from rlp_engine.generation.logprobs import response_logprobs
 from rlp_engine.models.policy import Policy
 from rlp_engine.randomness import KeyPart
-from rlp_engine.training.checkpoint import TaskState
-from rlp_engine.training.optimizer import LossShare, ParameterGroup, Updater
+from rlp_engine.training.dealing import dealt, idle
+from rlp_engine.training.deepspeed import new_updater
+from rlp_engine.training.optimizer import LossShare, ParameterGroup
 from rlp_engine.training.order import minibatch_at, steps_of
 from rlp_engine.training.rows import microbatches, pack
-from rlp_engine.training.steps import Task
+from rlp_engine.training.steps import UpdaterTask
 
 
-class SftTask(Task):
+class SftTask(UpdaterTask):
     """Demonstrations -> policy. Every demonstration is seen `epochs` times; the last minibatch may be short.
 
     Args:
@@ -42,6 +43,7 @@ class SftTask(Task):
         config: SftConfig,
         *,
         seed_parts: tuple[KeyPart, ...],
+        deepspeed: DeepSpeedConfig | None = None,
     ) -> None:
         self.policy = policy
         self.config = config
@@ -57,7 +59,7 @@ class SftTask(Task):
             )
         self.total_steps = steps_of(self.total_items, config.epochs, config.minibatch)
         group = ParameterGroup("policy", {"policy": policy.model})
-        self._updater = Updater([group], config.optimizer, self.total_steps, policy.model.device)
+        self.updater = new_updater([group], config.optimizer, self.total_steps, policy.model.device, deepspeed)
 
     def _encode(self, template: PromptTemplate, demonstration: Demonstration) -> tuple[list[int], list[int]]:
         """Tokens before the first response token, and from there on."""
@@ -71,7 +73,7 @@ class SftTask(Task):
     def step(self, step: int) -> dict[str, float]:
         rows = minibatch_at(step, self.total_items, self.config.minibatch, self._key, epochs=self.config.epochs)
         self.policy.model.train()
-        metrics = self._updater.update(self.loss_shares(rows), index=step - 1)
+        metrics = self.updater.update(self.loss_shares(rows), index=step - 1)
         return {**metrics, "epoch": min(self.config.epochs, step * self.config.minibatch / self.total_items)}
 
     @property
@@ -79,10 +81,12 @@ class SftTask(Task):
         return len(self._responses)
 
     def loss_shares(self, rows: Sequence[int]) -> Iterator[LossShare]:
-        """Callables that sum to the token-mean loss of these demonstrations, one a microbatch."""
+        """Callables that sum to the token-mean loss of these demonstrations, one a microbatch; this rank's."""
         num_tokens = sum(len(self._responses[row]) for row in rows)
-        for members in microbatches(rows, self._prompts, self._responses, self.config.microbatch):
-            yield partial(self._share, members, num_tokens)
+        groups = microbatches(rows, self._prompts, self._responses, self.config.microbatch)
+        for members, counts in dealt(groups):
+            share = partial(self._share, members, num_tokens)
+            yield share if counts else idle(share)
 
     def _share(self, rows: Sequence[int], num_tokens: int) -> Tensor:
         packed = pack(
@@ -92,9 +96,3 @@ class SftTask(Task):
             device=self.policy.model.device,
         )
         return -response_logprobs(self.policy.model, packed).sum() / num_tokens
-
-    def state(self) -> TaskState:
-        return TaskState(self._updater.tensors())
-
-    def restore(self, state: TaskState) -> None:
-        self._updater.restore(state.tensors)

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from rlp_engine.config.schema import CheckpointConfig, LogConfig
+from rlp_engine.distributed.world import world
 from rlp_engine.errors import HealthError, ResourceError
 from rlp_engine.run.atomic import write_text
 from rlp_engine.run.events import EventLog, MetricsLog, finite
 from rlp_engine.run.reporting import Reporter
 from rlp_engine.run.signals import StopSignal
 from rlp_engine.training import checkpoint as checkpoints
-from rlp_engine.training.checkpoint import TaskState
+from rlp_engine.training.checkpoint import Search, TaskState
+from rlp_engine.training.deepspeed import DeepSpeedUpdater
 from rlp_engine.training.health import check_metrics
+from rlp_engine.training.optimizer import Updater
 
 
 class Task(ABC):
@@ -36,11 +39,16 @@ class Task(ABC):
 
     @abstractmethod
     def state(self) -> TaskState:
-        """All that is needed to go on after the last step; the tensors are the live ones, not copies."""
+        """All that is needed to go on after the last step. In one process the tensors are the live ones, not copies; of
+        many processes the leader's answer is the whole one, and every rank has to ask."""
 
     @abstractmethod
     def restore(self, state: TaskState) -> None:
         """Go on from a state that `state` returned."""
+
+    def checkpoint_bytes(self) -> int:
+        """Size of the state's tensors."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.state().tensors.values())
 
     def samples(self) -> list[dict[str, Any]]:
         """What a person may want to read of the last step, one JSON-able row each."""
@@ -49,6 +57,21 @@ class Task(ABC):
     def warnings(self) -> list[str]:
         """What the last step gives reason to warn about."""
         return []
+
+
+class UpdaterTask(Task):
+    """A task whose weights an updater trains, in one process or in many."""
+
+    updater: Updater | DeepSpeedUpdater
+
+    def state(self) -> TaskState:
+        return TaskState(self.updater.tensors())
+
+    def restore(self, state: TaskState) -> None:
+        self.updater.restore(state.tensors)
+
+    def checkpoint_bytes(self) -> int:
+        return self.updater.state_bytes()
 
 
 def run_steps(
@@ -80,38 +103,45 @@ def run_steps(
         HealthError: a number is not finite; the last good checkpoint stands.
         ResourceError: the disk cannot hold two checkpoints.
     """
+    ours = world()
     folder = out / "checkpoints"
     metrics_log = MetricsLog(out / "metrics.jsonl")
     done, metrics = _continue(task, folder, name, reporter, events)
-    metrics_log.cut_to(done)
-    _check_space(task, out, name)
+    if ours.is_leader:
+        metrics_log.cut_to(done)
+        _check_space(task, out, name)
     for step in range(done + 1, task.total_steps + 1):
         started = time.perf_counter()
         try:
             metrics = task.step(step)
             check_metrics(metrics)
         except HealthError as error:
-            _write_samples(task.samples(), out, step)
+            if ours.is_leader:
+                _write_samples(task.samples(), out, step)
             raise _at_step(error, name, step, out) from error
         seconds = time.perf_counter() - started
         is_last = step == task.total_steps
-        if step % log.every_steps == 0 or is_last:
+        if ours.is_leader and (step % log.every_steps == 0 or is_last):
             metrics_log.append(step, {**metrics, "seconds": seconds})
             reporter.step(name, step, task.total_steps, metrics, seconds)
-        if step % log.samples_every_steps == 0 or is_last:
+        if ours.is_leader and (step % log.samples_every_steps == 0 or is_last):
             _write_samples(task.samples()[: log.samples], out, step)
         for warning in task.warnings():
             reporter.warn(f"{name}, step {step}: {warning}")
             events.append("warned", stage=name, step=step, message=warning)
         if after_step:
             after_step(step)
-        is_stopping = stop.requested  # read once: a signal that comes while saving waits for the next step
-        if step % checkpoint.every_steps == 0 or is_last or is_stopping:
+        # Read once: a signal that comes while saving waits for the next step. One rank's signal is everybody's.
+        stopping = ours.largest(stop.signal_number)
+        if step % checkpoint.every_steps == 0 or is_last or stopping:
             state = task.state()
             tensors = {**state.tensors, **checkpoints.random_states()}
             values = {"task": dict(state.values), "metrics": metrics}
-            checkpoints.save(folder, step, TaskState(tensors, values), keep=checkpoint.keep)
-        if is_stopping:
+            if ours.is_leader:
+                checkpoints.save(folder, step, TaskState(tensors, values), keep=checkpoint.keep)
+        if stopping:
+            ours.barrier()  # whoever is ended by the launcher is not the one that saves
+            stop.request(stopping)
             stop.check(f"{name}, after step {step} of {task.total_steps}; its checkpoint is saved")
     return metrics
 
@@ -120,7 +150,12 @@ def _continue(
     task: Task, folder: Path, name: str, reporter: Reporter, events: EventLog
 ) -> tuple[int, dict[str, float]]:
     """Restore the newest good checkpoint: the step it was taken after (0 without one) and that step's metrics."""
-    search = checkpoints.newest(folder)
+    search = checkpoints.newest(folder) if world().is_leader else None
+    newest = world().broadcast(search and search.found and search.found.step)
+    if not world().is_leader:  # the leader has verified it
+        search = Search(None, [])
+        if newest is not None:
+            search = Search(checkpoints.load(checkpoints.folder_of(folder, newest), verify=False), [])
     ignored = "".join(f"; {path} was ignored ({why})" for path, why in search.skipped)
     found = search.found
     if found is None:
@@ -144,7 +179,7 @@ def _tell(text: str, step: int, name: str, reporter: Reporter, events: EventLog)
 
 def _check_space(task: Task, out: Path, name: str) -> None:
     """Two checkpoints must fit: the old one goes only when the new one is whole."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in task.state().tensors.values())
+    size = task.checkpoint_bytes()
     free = shutil.disk_usage(out).free
     if free < 2 * size:
         raise ResourceError(

@@ -93,7 +93,7 @@ def test_frozen_parameters_and_groups_without_gradients_stay():
     before = {"bias": used.bias.clone(), "unused": unused.weight.clone()}
     groups = [ParameterGroup("used", {"a": used}), ParameterGroup("unused", {"b": unused}, learning_rate=1.0)]
     train = Updater(groups, PLAIN.model_copy(update={"weight_decay": 0.1}), 10, CPU)
-    metrics = train.update([lambda: used(torch.ones(3)).sum()], 0)
+    metrics = train.update([lambda: used(torch.ones(3)).sum()], 0, resting=["unused"])
     assert torch.equal(used.bias, before["bias"])
     assert torch.equal(unused.weight, before["unused"])
     assert "grad_norm_unused" not in metrics

@@ -104,7 +104,8 @@ def test_the_first_rollout_has_kl_0_and_values_0(folder):
 
 def test_live_tokens_are_those_sampled_and_their_logprobs_those_of_the_sampler(folder):
     task = ppo_task(folder, temperature=0.7)
-    prompts, _, completions = task.collector._sample(1)
+    drawn = task.collector._drawn(1)
+    completions, prompts = task.collector._sample(drawn), [one.prompt for one in drawn]
     rollout = task.collector.collect(1)
     assert rollout.prompts == prompts
     assert rollout.response_ids == [completion.token_ids for completion in completions]

@@ -11,6 +11,7 @@ import torch
 
 from rlp_engine.config.schema import (
     CheckpointConfig,
+    DeepSpeedConfig,
     GenerationConfig,
     LogConfig,
     ModelConfig,
@@ -37,6 +38,8 @@ from rlp_engine.training.ppo import PpoTask
 from rlp_engine.training.sft import SftTask
 from rlp_engine.training.steps import Task, run_steps
 from rlp_engine.training.views import AnswerViews, PolicyAnswers
+
+DEEPSPEED = DeepSpeedConfig()  # read in processes that a launcher started; they set it
 
 COLOURS = ["red", "blue", "green", "white", "black", "brown", "pink", "grey", "gold", "teal", "lime", "navy"]
 THINGS = ["sky", "grass", "snow", "coal", "rose", "leaf", "stone", "wheat", "sea", "lemon", "night", "wood"]
@@ -69,10 +72,12 @@ def template_of(model: Policy | RewardModel) -> PromptTemplate:
     return PromptTemplate("plain", model.tokenizer)
 
 
-def sft_task(folder: Path, **changes) -> SftTask:
+def sft_task(folder: Path, lora=None, **changes) -> SftTask:
     policy = load_policy(folder, MODEL)
+    if lora:
+        add_lora(policy.model, lora, seed=4)
     config = SftConfig(**({"epochs": 4, "minibatch": 5, "microbatch": 2, "optimizer": FAST} | changes))
-    return SftTask(policy, template_of(policy), DEMONSTRATIONS, config, seed_parts=(1, 0, "sft"))
+    return SftTask(policy, template_of(policy), DEMONSTRATIONS, config, seed_parts=(1, 0, "sft"), deepspeed=DEEPSPEED)
 
 
 def reward_of(folder: Path) -> RewardModel:
@@ -90,6 +95,7 @@ def pairs_task(folder: Path, pairs=PAIRS, total_steps=None, **changes) -> PairsT
         seed_parts=(1, 0, "rm"),
         max_length=64,
         total_steps=total_steps,
+        deepspeed=DEEPSPEED,
     )
 
 
@@ -107,7 +113,17 @@ def multi_view_task(folder: Path, kind="uml", answers=ANSWERS, epochs=2, view_pa
     pairs = (
         view_pairs(encode) if view_pairs else AnswerViews(answers, encode, config.multi_view.pairs_per_step, seed_parts)
     )
-    return MultiViewTask(reward_model, template, PAIRS, pairs, config, kind=kind, seed_parts=seed_parts, max_length=64)
+    return MultiViewTask(
+        reward_model,
+        template,
+        PAIRS,
+        pairs,
+        config,
+        kind=kind,
+        seed_parts=seed_parts,
+        max_length=64,
+        deepspeed=DEEPSPEED,
+    )
 
 
 def ppo_task(
@@ -117,7 +133,7 @@ def ppo_task(
     reference = None if lora or policy else load_policy(folder, MODEL).model
     policy = policy or load_policy(folder, MODEL)
     if lora:
-        add_lora(policy.model, lora)
+        add_lora(policy.model, lora, seed=4)
     reward_model = reward_of(folder)
     settings = {"steps": 6, "rollout_batch": 16, "minibatch": 8, "microbatch": 4, "kl_coefficient": 0.1}
     return PpoTask(
@@ -132,6 +148,7 @@ def ppo_task(
         seed_parts=(1, 0, "ppo"),
         reward_mean=reward_mean,
         reward_std=reward_std,
+        deepspeed=DEEPSPEED,
     )
 
 
