@@ -22,6 +22,7 @@ from rlp_cli.commands import (
     doctor,
     export,
     init,
+    launch_script,
     metrics,
     presets,
     report,
@@ -92,6 +93,7 @@ _data.callback()(lambda: None)  # keeps `check` a sub-command though it is the o
 _add(_data, "check", data.check)
 app.add_typer(_data, name="data")
 
+_add(app, "launch-script", launch_script.launch_script)
 _add(app, "export", export.export)
 _add(app, "clean", clean.clean)
 _add(app, "doctor", doctor.doctor)
@@ -120,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line; never returns. Exit codes: see rlp_engine/errors.py."""
     prepare_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "RANK" in os.environ:  # `deepspeed` and `torch.distributed.launch` put it before the words of their command
+        arguments = [word for word in arguments if not word.startswith(("--local_rank=", "--local-rank="))]
     words = arguments[: arguments.index("--")] if "--" in arguments else arguments
     output = Output(
         as_json="--json" in words,

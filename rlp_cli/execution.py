@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from rlp_cli.asking import confirmed, this_command
+from rlp_cli.launching import ONE_PROCESS, Part, start
 from rlp_cli.render import Output
 from rlp_cli.reporter import ConsoleReporter
 from rlp_cli.results import read_results, show_results, write_report
@@ -65,10 +66,13 @@ def run_stages(
     dry_run: bool,
     write: Callable[[], object] | None = None,
     adopt_from: Sequence[Path] = (),
+    part: Part = ONE_PROCESS,
+    words: Sequence[str] = (),
 ) -> None:
     """Check what will run, then run it; with `dry_run` show it instead. Both give the same verdict.
 
     `write` puts what is in `resolved` into run.toml; it is called when nothing speaks against the run.
+    As a parent the ranks of a launcher run it: `words` is the same selection as a command line for them.
     """
     from rlp_engine.run.layout import RunLayout
     from rlp_engine.run.lock import require_unlocked
@@ -93,13 +97,16 @@ def run_stages(
         return
     if write:
         write()
-    if due:
+    if part.request and (due or part.request.nnodes > 1):  # other machines wait for a word, even if there is no work
+        start(output, part, run_dir, words)
+    elif due:
         from rlp_engine.stages.runner import execute
 
         execute(run_dir, pipeline, config, selection, ConsoleReporter(output), adopt_from)
     else:
         output.say("nothing to do: every stage that was asked for is done")
-    _finish(output, run_dir, plan(run_dir, pipeline, config), has_news=bool(due))
+    if part.says_the_end:
+        _finish(output, run_dir, plan(run_dir, pipeline, config), has_news=bool(due))
 
 
 def require_all(resolved: Resolved, specs: Sequence[StageSpec], *, where: str) -> None:

@@ -36,6 +36,7 @@ class Output:
         self.as_json = as_json
         self.quiet = quiet
         self.verbose = verbose
+        self._color = color
         self._out: TextIO = sys.stderr if as_json else sys.stdout
         self._no_color = not color or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
         self._progress: Progress | None = None
@@ -45,6 +46,16 @@ class Output:
     def on_terminal(self) -> bool:
         """May progress bars be drawn?"""
         return self._out.isatty() and os.environ.get("TERM") != "dumb"
+
+    def words(self) -> list[str]:
+        """The command-line words that make another process's Output like this one."""
+        given = {
+            "--json": self.as_json,
+            "--quiet": self.quiet,
+            "--verbose": self.verbose,
+            "--no-color": not self._color,
+        }
+        return [word for word, is_given in given.items() if is_given]
 
     def say(self, text: str = "", style: str = "") -> None:
         """A line about the work; --quiet drops it."""

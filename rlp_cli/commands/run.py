@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlp_cli.launching import Part, take_part, with_launcher
 from rlp_cli.options import DryRun, Preset, Sets, StageOptions, Yes
 from rlp_cli.render import Output
 from rlp_engine.errors import ConfigError
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     Write = Callable[[], object]
 
 
+@with_launcher
 def run(
     output: Output,
+    launch: dict[str, Any],
     run_dir: Annotated[
         Path | None,
         typer.Argument(
@@ -53,26 +56,44 @@ def run(
     whole step. A stage is named by its path (round-1/spg/ppo), by the end of it (refine-rm: in every branch)
     or by its folder (round-1/spg).
     """
-    from rlp_cli.execution import run_stages
-    from rlp_engine.config.load import require_run
-    from rlp_engine.stages.selection import Selection
-
     if run_dir is None:
         if not preset:
             raise typer.BadParameter("give a run directory, or --preset NAME to make one")
         run_dir = Path("runs") / preset
-    methods = [name.strip() for name in method.split(",") if name.strip()]
-    selection = Selection(only=only or (), from_=from_ or (), until=until or (), force=force or (), methods=methods)
-    if not preset or (run_dir / "run.toml").is_file():
-        resolved, write = _existing(output, run_dir, preset, sets or [], dry_run=dry_run, yes=yes)
-    else:
-        selection = replace(selection, methods=())
-        # A run that has no other branches, rather than one that never runs them.
-        words = [*(sets or []), *([f"methods={','.join(methods)}"] if methods else [])]
-        resolved, write = _new(output, run_dir, preset, words)
-    for other in adopt_from or []:
-        require_run(other)
-    run_stages(output, run_dir, resolved, selection, dry_run=dry_run, write=write, adopt_from=adopt_from or [])
+    options = {"--only": only, "--from": from_, "--until": until, "--force": force, "--adopt-from": adopt_from}
+    given = [(name, str(value)) for name, values in options.items() for value in values or []]
+    given += [("--method", method)] if method else []
+
+    def lead(part: Part) -> None:
+        from rlp_cli.execution import run_stages
+        from rlp_engine.config.load import require_run
+        from rlp_engine.stages.selection import Selection
+
+        methods = [name.strip() for name in method.split(",") if name.strip()]
+        selection = Selection(only=only or (), from_=from_ or (), until=until or (), force=force or (), methods=methods)
+        if not preset or (run_dir / "run.toml").is_file():
+            resolved, write = _existing(output, run_dir, preset, sets or [], dry_run=dry_run, yes=yes)
+        else:
+            selection = replace(selection, methods=())
+            # A run that has no other branches, rather than one that never runs them.
+            keys = [*(sets or []), *([f"methods={','.join(methods)}"] if methods else [])]
+            resolved, write = _new(output, run_dir, preset, keys)
+        for other in adopt_from or []:
+            require_run(other)
+        words = ["run", str(run_dir), *(word for pair in given for word in pair)]
+        run_stages(
+            output,
+            run_dir,
+            resolved,
+            selection,
+            dry_run=dry_run,
+            write=write,
+            adopt_from=adopt_from or [],
+            part=part,
+            words=words,
+        )
+
+    take_part(output, run_dir, launch, lead)
 
 
 def _existing(

@@ -40,7 +40,9 @@ class LaunchRequest:
         if self.hostfile and (self.nnodes > 1 or self.node_rank or self.nproc):
             raise _wrong("--hostfile says how many machines and ranks there are", mend="leave out --nproc and --nnodes")
         if self.nnodes > 1 and not self.master:
-            raise _wrong("--nnodes needs --master HOST:PORT", mend="HOST is node 0, seen from the others; any free PORT")
+            raise _wrong(
+                "--nnodes needs --master HOST:PORT", mend="HOST is node 0, seen from the others; any free PORT"
+            )
         if self.nnodes == 1 and self.master and not self.hostfile:
             raise _wrong("--master is for several machines", mend="add --nnodes N --node-rank K")
         if not 0 <= self.node_rank < self.nnodes:

@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class Rank:
     pid: int
     has_met: bool = False  # it has joined the others
     is_connected: bool = True
+    ended: float = 0.0  # when its line closed, seconds since 1970
 
 
 @dataclass
@@ -101,6 +103,7 @@ class Switchboard:
                 elif "reasons" in message:
                     self.reasons = Path(message["reasons"])
         if rank is not None:
+            rank.ended = time.time()
             rank.is_connected = False
 
 

@@ -45,9 +45,8 @@ def become_rank(place: Place) -> RankProcess:
     global _rank
     prepare_rank(place)
     parent = call_parent(os.environ, place.rank)
-    folder = os.environ.get(REASONS) if parent else None
-    attempt = int(os.environ.get(ATTEMPT, "0")) if parent else 0
-    _rank = RankProcess(place, parent, attempt, Path(folder) if folder else None)
+    folder = os.environ.get(REASONS)
+    _rank = RankProcess(place, parent, int(os.environ.get(ATTEMPT, "0")), Path(folder) if folder else None)
     return _rank
 
 

@@ -22,7 +22,8 @@ POLL_SECONDS = 0.1
 LOOK_SECONDS = 1.0  # between looks at the ranks' files, which may lie on a network disk
 MEETING_SECONDS = 600.0  # importing torch from a slow network disk takes minutes; the longest wait for another node
 GRACE_SECONDS = 20.0  # for the other ranks to write why they end, once one has died
-_DEATHS = re.compile(r"(?:return code|exitcode)\s*[=:]\s*-(\d+)")
+LINGER_SECONDS = 5.0  # for ranks that are ending
+_DEATHS = re.compile(r"(?:return|exit) ?code\s*[=:]\s*-(\d+)")
 _OOM_COUNTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 
@@ -59,6 +60,8 @@ def supervise(
     """Run a launcher with `ranks_here` ranks on this machine, and wait until it and all of them are gone.
 
     Args:
+        ranks_here: 0 = unknown: the launcher starts ranks on other machines, which have no line to us. It is then
+            asked to end them, before it is ended.
         log: for what the launcher, and ranks other than 0, print.
 
     Returns:
@@ -75,13 +78,20 @@ def supervise(
             start_new_session=True,
         )
     watch.before_exit(lambda: _kill(process.pid, board))
+    is_remote = ranks_here == 0
     too_late = False
     try:
         too_late = _wait(process, board, ranks_here, log, watch)
     finally:
+        if is_remote and process.poll() is None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_SECONDS)
+        if process.poll() is not None:  # its ranks end by themselves, with a word
+            _wait_for_lines(board, LINGER_SECONDS)
         _kill(process.pid, board)
         code = process.wait()
-        _wait_for_lines(board)
+        _wait_for_lines(board, LINGER_SECONDS)
     death = _DEATHS.search(log.read_text(encoding="utf-8", errors="replace"))
     return Ended(
         launcher_code=code,
@@ -105,7 +115,7 @@ def _wait(process: subprocess.Popen[bytes], board: Switchboard, ranks_here: int,
         if watch.asked() and not is_asked:
             is_asked = True
             board.ask_to_stop(watch.asked())
-            if not has_met:  # nothing is lost, and a rank that waits for another does not hear us
+            if not has_met or not board.ranks:  # nothing is lost, as nobody works yet; or nobody hears us
                 return False
         if not is_failing and time.monotonic() > next_look:
             next_look = time.monotonic() + LOOK_SECONDS
@@ -126,6 +136,7 @@ def _tell(log: Path, read: int, watch: Watch) -> int:
 
 
 def _have_met(board: Switchboard, ranks_here: int) -> bool:
+    """Have the ranks of this machine joined the others? Those of other machines cannot say."""
     return sum(rank.has_met for rank in list(board.ranks.values())) >= ranks_here
 
 
@@ -138,8 +149,8 @@ def _kill(group: int, board: Switchboard) -> None:
             os.kill(rank.pid, signal.SIGKILL)
 
 
-def _wait_for_lines(board: Switchboard, seconds: float = 5.0) -> None:
-    """Until the kernel has taken the ranks down: a line closes with its process."""
+def _wait_for_lines(board: Switchboard, seconds: float) -> None:
+    """Until the ranks are gone: a line closes with its process."""
     deadline = time.monotonic() + seconds
     while board.connected() and time.monotonic() < deadline:
         time.sleep(0.02)

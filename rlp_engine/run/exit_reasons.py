@@ -75,7 +75,7 @@ def reason_of(rank: int, error: BaseException | None) -> ExitReason:
         return ExitReason(rank, 0, time=now)
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        return ExitReason(rank, code, "" if code == 0 else "SystemExit", time=now)
+        return ExitReason(rank, code, "" if code == 0 else "SystemExit", f"ended with code {code}", time=now)
     if isinstance(error, RlpError):
         lost = isinstance(error, LostRankError)
         parts = dict(error.lines())
@@ -146,8 +146,8 @@ class LostRanksInWords:
                 where=f"rank {self._own_rank} noticed it: {_first_line(error)}",
                 mend="run again: it continues. Out of memory is the usual reason: look at the machine's log",
             ) from error
-        what = f"rank {cause.rank}: {cause.what}"
-        raise LostRankError(what, exit_code=cause.exit_code, **cause.parts) from error
+        parts = {"where": str(self._folder / f"rank_{cause.rank}.exit.json"), **cause.parts}
+        raise LostRankError(f"rank {cause.rank}: {cause.what}", exit_code=cause.exit_code, **parts) from error
 
 
 def _first_line(error: BaseException) -> str:

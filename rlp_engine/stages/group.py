@@ -249,7 +249,7 @@ def _agree(world: World, stop: StopSignal) -> None:
 
 
 def _token_problem(path: Path, token: str) -> str:
-    """"" if this rank reads what the leader wrote."""
+    """ "" if this rank reads what the leader wrote."""
     deadline = time.monotonic() + TOKEN_SECONDS
     while True:
         try:
