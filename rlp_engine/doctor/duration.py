@@ -112,7 +112,7 @@ class _Work:
         if ppo.select == "judge":
             prompts = self._count("validation")
             candidates = len({step for step in ppo.candidates if step <= ppo.steps} | {ppo.steps})
-            one = self._generate(prompts, 1, shard=prompts)
+            one = self._generate(prompts, 1, shard=prompts)  # the leader's work: one shard is one rank's
             one += self._judge(models.judge, prompts, config.evaluate.judge.max_length)
             seconds += candidates * one
         return seconds

@@ -127,27 +127,47 @@ class _Account:
         if kind == "synthesize":
             return self._synthesize(spec.params["selection"])
         kept, phases = self._refine_rm(spec.params["method"]) if kind == "refine_rm" else getattr(self, f"_{kind}")()
-        trained = self._trained_numbers(kind)
-        if self.sharing.ranks == 1 or not trained:
+        models = self._engine_models(kind)
+        if self.sharing.ranks == 1 or not models:
             return kept, phases
-        return kept, {name: [*parts, *self._engine(name, trained)] for name, parts in phases.items()}
+        weights, learning = self._numbers(models)
+        shared = {name: [*parts, *self._engine(name, weights, learning)] for name, parts in phases.items()}
+        if self.width != FLOAT32:
+            step = Part(
+                "float32 gradients of its part", self.sharing.share("optimizer", learning * FLOAT32), "training"
+            )
+            shared["optimizer step"] = [step]
+        return kept, shared
 
-    def _trained_numbers(self, kind: str) -> int:
-        """Weights of the models in the engine of a stage that trains; 0 for the other stages."""
-        policy, reward = self.models.policy.parameters, self.models.reward.classifier
-        of_kind = {"sft": policy, "train_rm": reward, "refine_rm": reward, "ppo": policy + self._value_shape.value}
-        return of_kind.get(kind, 0)
+    def _engine_models(self, kind: str) -> list[tuple[ModelShape, int]]:
+        """Shape and parameters of the models in the engine of a stage that trains; none for the other stages."""
+        policy, reward, value = self.models.policy, self.models.reward, self._value_shape
+        of_reward = [(reward, reward.classifier)]
+        of_kind = {
+            "sft": [(policy, policy.parameters)],
+            "train_rm": of_reward,
+            "refine_rm": of_reward,
+            "ppo": [(policy, policy.parameters), (value, value.value)],
+        }
+        return of_kind.get(kind, [])
 
-    def _engine(self, phase: str, trained: int) -> list[Part]:
+    def _numbers(self, models: Sequence[tuple[ModelShape, int]]) -> tuple[int, int]:
+        """(weights, numbers that learn)."""
+        lora, weights = self.config.model.lora, sum(count for _, count in models)
+        if not lora.rank:
+            return weights, weights
+        return weights, sum(shape.lora(lora.rank, lora.target_modules) for shape, _ in models)
+
+    def _engine(self, phase: str, weights: int, learning: int) -> list[Part]:
         """What DeepSpeed's engine adds to a phase: buckets and gathered weights where it learns; with ZeRO-3 all of
         the weights where it only reads or decodes."""
         sharing = self.sharing
         if phase.startswith(LEARNING):
-            parts = [Part("ZeRO's buckets", sharing.buckets(trained, self.width), "training")]
-            parts.append(Part("ZeRO-3: weights gathered at a time", sharing.live(trained, self.width), "weights"))
+            parts = [Part("ZeRO's buckets", sharing.buckets(learning, self.width), "training")]
+            parts.append(Part("weights gathered at a time by ZeRO-3", sharing.live(weights, self.width), "weights"))
         else:
-            gathered = trained * self.width if sharing.zero_stage == 3 else 0
-            parts = [Part("ZeRO-3: weights gathered whole", gathered, "weights")]
+            gathered = weights * self.width if sharing.zero_stage == 3 else 0
+            parts = [Part("weights gathered whole by ZeRO-3", gathered, "weights")]
         return [part for part in parts if part.bytes]
 
     # --- stages
@@ -371,9 +391,10 @@ class _Account:
                 copy = Part(f"{who}: float32 copy", trained * FLOAT32, "weights")
                 parts.append(self._shared("optimizer", copy))
         moments = trained * FLOAT32 * (TRAINING_NUMBERS - 1)
+        gradient = FLOAT32 if self.sharing.ranks == 1 else self.width  # DeepSpeed keeps them in the model's dtype
         return [
             *parts,
-            self._shared("gradients", Part(f"{who}: gradients", trained * FLOAT32, "training")),
+            self._shared("gradients", Part(f"{who}: gradients", trained * gradient, "training")),
             self._shared("optimizer", Part(f"{who}: AdamW's moments", moments, "training")),
         ]
 
@@ -384,8 +405,8 @@ class _Account:
 
     def _backward(self, who: str, parameters: int) -> dict[str, Sequence[Part]]:
         """At the end of a backward pass below float32: its own gradients, before they are added to the float32 ones."""
-        if self.width == FLOAT32 or self.config.model.lora.rank or self.sharing.zero_stage >= 2:
-            return {}  # from ZeRO-2 on they leave bucket by bucket
+        if self.width == FLOAT32 or self.config.model.lora.rank or self.sharing.ranks > 1:
+            return {}
         name = f"{who}: gradients of one pass, {self.config.model.dtype}"
         return {"end of a backward pass": [Part(name, parameters * self.width, "training")]}
 

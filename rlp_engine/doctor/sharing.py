@@ -4,7 +4,8 @@ In a training stage the trained models are one engine. Stage 1 shares out AdamW'
 weights, stage 2 the gradients too, stage 3 the weights too (Rajbhandari et al. 2020, arXiv:1910.02054). Frozen models
 (reference, reward model, judge) are whole on every rank. Under stage 3 a rollout gathers policy and value model whole
 on every rank, since each decodes its own answers. Every rank takes 1/N of each minibatch and rollout, in microbatches
-of the config's size.
+of the config's size. Gradients are kept in the models' dtype; for the optimizer step a rank makes float32 ones of its
+part.
 """
 
 from __future__ import annotations
