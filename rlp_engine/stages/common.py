@@ -64,8 +64,9 @@ def scorer_of(context: StageContext, reward_model: RewardModel, *, microbatch: i
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """The shards of a folder in order."""
-    return sorted(path for path in folder.iterdir() if path.name.startswith("shard_"))
+    """The shards of a folder in order: by number, which has more than five digits from 100,000 on."""
+    found = (path for path in folder.iterdir() if path.name.startswith("shard_"))
+    return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
 def shards(items: Iterable[T], size: int) -> Iterator[tuple[str, list[T]]]:

@@ -124,9 +124,9 @@ def sequence_kl(
     """
     encoded = {prompt.prompt_id: sampling.encode(prompt) for prompt in prompts}
     policies = (sampling.policy, load_named(context, SFT, device))
-    own: dict[str, list[float]] = {}  # shard -> log-ratios of its samples
+    own: list[tuple[int, list[float]]] = []  # number of a shard, log-ratios of its samples
     size = SHARD_PROMPTS * context.config.evaluate.samples_per_prompt
-    for number, (name, members) in enumerate(shards(samples, size)):
+    for number, (_, members) in enumerate(shards(samples, size)):
         if is_own(number):
             prompt_ids = [encoded[sample.prompt_id] for sample in members]
             response_ids = [sample.token_ids for sample in members]
@@ -136,9 +136,9 @@ def sequence_kl(
                 )
                 for p in policies
             )
-            own[name] = [a - b for a, b in zip(*logprobs, strict=True)]
-    ratios = {name: values for part in world().gather(own) for name, values in part.items()}
-    return statistics.fmean(itertools.chain.from_iterable(ratios[name] for name in sorted(ratios)))
+            own.append((number, [a - b for a, b in zip(*logprobs, strict=True)]))
+    in_order = sorted(itertools.chain.from_iterable(world().gather(own)))
+    return statistics.fmean(ratio for _, ratios in in_order for ratio in ratios)
 
 
 def best_of_n(
