@@ -79,7 +79,7 @@ def _show(output: Output, found: Diagnosis) -> None:
     largest = found.largest
     output.show()
     output.show(f"{largest.stage} needs most, when it is at `{largest.phase}`:", "head")
-    parts = [(part.name, part.bytes) for part in largest.parts]
+    parts = [(part.name + (", on the host" if part.kind == "host" else ""), part.bytes) for part in largest.parts]
     parts += [] if found.gpus else [("libraries", largest.base)]
     output.table(["", "takes"], [[name, size(amount)] for name, amount in sorted(parts, key=lambda part: -part[1])])
     output.show()

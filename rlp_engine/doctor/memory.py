@@ -250,11 +250,8 @@ class _Account:
 
     def _sample(self) -> tuple[list[Part], Phases]:
         sample = self.config.sample
-        weights = self._weights("policy", self.models.policy.parameters)
-        return [weights], {
-            **self._generation(sample.shard_prompts, sample.num_per_prompt),
-            "load the SFT policy": [self._weights("SFT policy", self.models.policy.parameters)],
-        }
+        weights = self._weights("policy", self.models.policy.parameters)  # one policy after the other
+        return [weights], self._generation(sample.shard_prompts, sample.num_per_prompt)
 
     def _embed(self) -> tuple[list[Part], Phases]:
         reward, rows = self.models.reward, self.config.embed.microbatch

@@ -21,34 +21,39 @@ from rlp_engine.stages.spec import StageContext
 
 
 def run(context: StageContext) -> dict[str, Any]:
+    sample = context.config.sample
+    total = count_rows(context.inputs["unlabeled"])
+    warn_if_idle(context, -(-total // sample.shard_prompts), key="sample.shard_prompts")
+    return {
+        "answers": draw(context, "policy", "answers", sample.num_per_prompt, total),
+        "sft_answers": draw(context, "sft_policy", "sft_answers", 1, total),
+    }
+
+
+def draw(context: StageContext, source: str, folder: str, draws: int, total: int) -> dict[str, float]:
+    """Answers of one policy, which is gone when this returns; at the leader what is said of them.
+
+    Args:
+        total: prompts there are.
+    """
     config = context.config
-    device = prepare_device(config.compute)
-    unlabeled = context.inputs["unlabeled"]
-    total = count_rows(unlabeled)
-    warn_if_idle(context, -(-total // config.sample.shard_prompts), key="sample.shard_prompts")
-    summary: dict[str, Any] = {}
-    for source, folder, draws in (
-        ("policy", "answers", config.sample.num_per_prompt),
-        ("sft_policy", "sft_answers", 1),
-    ):
-        policy = load_policy(context.inputs[source], config.model, device=device)
-        template = PromptTemplate(config.model.template, policy.tokenizer)
-        usable = LengthFilter(template, config.generation.max_prompt_tokens)
-        key = (config.seed, context.spec.params["round"], f"sample-{source}", 0)
-        answers = answerer(
-            policy,
-            template,
-            config.generation,
-            temperature=config.sample.temperature,
-            top_p=config.sample.top_p,
-            key=key,
-        )
-        prompts = usable.of(iterate_prompts(unlabeled))
-        answer_in_shards(context, answers, prompts, draws, folder, config.sample.shard_prompts, total=total)
-        usable.tell(context)
-        if world().is_leader:
-            summary[folder] = {"prompts": usable.kept, **sample_statistics(context.out / folder)}
-    return summary
+    policy = load_policy(context.inputs[source], config.model, device=prepare_device(config.compute))
+    template = PromptTemplate(config.model.template, policy.tokenizer)
+    usable = LengthFilter(template, config.generation.max_prompt_tokens)
+    answers = answerer(
+        policy,
+        template,
+        config.generation,
+        temperature=config.sample.temperature,
+        top_p=config.sample.top_p,
+        key=(config.seed, context.spec.params["round"], f"sample-{source}", 0),
+    )
+    prompts = usable.of(iterate_prompts(context.inputs["unlabeled"]))
+    answer_in_shards(context, answers, prompts, draws, folder, config.sample.shard_prompts, total=total)
+    usable.tell(context)
+    if not world().is_leader:
+        return {}
+    return {"prompts": usable.kept, **sample_statistics(context.out / folder)}
 
 
 def sample_statistics(folder: Path) -> dict[str, float]:
