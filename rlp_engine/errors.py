@@ -4,6 +4,7 @@
     ├── ConfigError               3   config, or a file that it names and that is missing
     ├── DataError                 4   a row, a file or a dataset that is not what it should be
     ├── ModelError                5   a model, a tokenizer, a dependency or the hub
+    │   └── ServerError           5   a server that refuses, cannot be reached, or answers what it should not
     ├── ResourceError             6   out of memory or disk
     ├── HealthError               7   NaN, or an alarm that the config says should stop the run
     ├── RunLockedError            8   another process holds the run directory
@@ -59,6 +60,10 @@ class DataError(RlpError):
 
 class ModelError(RlpError):
     exit_code = 5
+
+
+class ServerError(ModelError):
+    pass
 
 
 class ResourceError(RlpError):

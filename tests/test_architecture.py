@@ -12,7 +12,7 @@ LAYERS = [
     {"rlp_cli"},
     {"study", "doctor"},
     {"stages"},
-    {"training", "generation", "semantics", "evaluation", "report", "sandbox"},
+    {"training", "generation", "serving", "semantics", "evaluation", "report", "sandbox"},
     {"methods", "models"},
     {"data"},
     {"run"},

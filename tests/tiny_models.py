@@ -104,3 +104,16 @@ def save_byte_model(folder: Path, texts: Iterable[str]) -> Path:
     )
     save_policy(build_scratch(ModelConfig(init="scratch", scratch=scratch), texts, seed=1), folder)
     return folder
+
+
+def save_word_policy(folder: Path, text: str, *, seed: int) -> Path:
+    """A policy over the words of `text`, with answers of a few words; control tokens but the EOS are never likely."""
+    scratch = ScratchConfig(
+        hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16, tokenizer="word", init_std=0.4
+    )
+    policy = build_scratch(ModelConfig(init="scratch", scratch=scratch), [text], seed=seed)
+    others = [token for token in policy.tokenizer.all_special_ids if token != policy.tokenizer.eos_token_id]
+    with torch.no_grad():
+        policy.model.get_output_embeddings().weight[others] = 0.0  # a logit of 0: text does not hold these tokens
+    save_policy(policy, folder)
+    return folder

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlp_engine.config.schema import METHODS, MULTI_VIEW, DataFile, RunConfig
+from rlp_engine.config.schema import METHODS, MULTI_VIEW, DataFile, RunConfig, ServerConfig
 
 ALPACAFARM = {
     "ppo.kl_estimator": "clamped",
@@ -45,7 +45,7 @@ class Problem:
 
 def cross_field_problems(config: RunConfig) -> list[Problem]:
     """Every rule between keys that this config breaks."""
-    rules = (_methods, _batches, _views, _sandbox, _judges, _collect, _models, _ppo)
+    rules = (_methods, _batches, _views, _sandbox, _judges, _collect, _models, _engine, _ppo)
     return [problem for rule in rules for problem in rule(config)]
 
 
@@ -184,6 +184,23 @@ def _models(config: RunConfig) -> Iterator[Problem]:
             ("model.scratch.max_position_embeddings", "generation.max_prompt_tokens", "generation.max_new_tokens"),
             f"generation wants {tokens} tokens, the model has {scratch.max_position_embeddings} positions",
             f"--set model.scratch.max_position_embeddings={tokens}",
+        )
+
+
+def _engine(config: RunConfig) -> Iterator[Problem]:
+    """[generation.server] belongs to engine = "server", and both ways."""
+    generation = config.generation
+    if generation.engine == "server" and not generation.server.base_urls:
+        yield Problem(
+            ("generation.server.base_urls", "generation.engine"),
+            "generation.engine = 'server' needs the address of a server",
+            """--set 'generation.server.base_urls=["http://127.0.0.1:8000/v1"]'""",
+        )
+    if generation.engine == "native" and generation.server != ServerConfig():
+        key = next(name for name, value in generation.server if value != getattr(ServerConfig(), name))
+        what = f"generation.server.{key} is not read when generation.engine = 'native'"
+        yield Problem(
+            (f"generation.server.{key}", "generation.engine"), what, "--set generation.engine=server, or remove it"
         )
 
 

@@ -7,6 +7,7 @@ Shapes: R rows, L tokens of prompt and response, T response positions, N respons
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from rlp_engine.distributed.world import world
 from rlp_engine.models.inputs import accepts, model_inputs
 from rlp_engine.training.rows import Rows, microbatches, pack
 
@@ -46,12 +48,14 @@ def response_logprobs(model: PreTrainedModel, rows: Rows, temperature: float = 1
         return TokenLogprobs.apply(head(states), tokens, temperature)
 
     tokens_N = rows.tokens_N
-    is_one_part = len(tokens_N) <= chunk
+    count = max(1, math.ceil(len(tokens_N) / chunk))
+    if torch.is_grad_enabled():  # in training the ranks go through the layers together (ZeRO-3), the head too
+        count = world().largest(count)
     parts = [
         logprobs(*part)
-        if is_one_part or not torch.is_grad_enabled()
+        if count == 1 or not torch.is_grad_enabled()
         else checkpoint(logprobs, *part, use_reentrant=False)
-        for part in zip(states_N.split(chunk), tokens_N.split(chunk), strict=True)
+        for part in zip(states_N.tensor_split(count), tokens_N.tensor_split(count), strict=True)
     ]
     zeros_RT = torch.zeros(rows.live_RT.shape, device=states_N.device)
     return zeros_RT.masked_scatter(rows.live_RT, torch.cat(parts))
@@ -85,7 +89,8 @@ class TokenLogprobs(torch.autograd.Function):
 def has_plain_head(model: PreTrainedModel) -> bool:
     """Whether the model's logits are its output embedding of its last hidden state and nothing else.
 
-    Found by trying, once a model: some soft-cap or scale their logits, and configs name that in many ways.
+    Found by trying, once a model: some soft-cap or scale their logits, and configs name that in many ways. Ask before
+    a training engine takes the model: ranks must go through its layers together from then on.
     """
     if model not in _PLAIN_HEADS:
         _PLAIN_HEADS[model] = _try_plain_head(model)
@@ -115,8 +120,9 @@ def sequence_logprobs(
     *,
     pad_id: int,
     rows: int,
+    temperature: float = 1.0,
 ) -> list[float]:
-    """log pi(response | prompt) of each row at T = 1, nats, in order; no gradient.
+    """log pi(response | prompt) of each row at the temperature, nats, in order; no gradient.
 
     Args:
         rows: sequences per forward pass, of the longest. Rows of like length go together; the numbers do not
@@ -131,7 +137,7 @@ def sequence_logprobs(
             device=model.device,
         )
         with torch.no_grad():
-            logprobs_RT = response_logprobs(model, packed)
+            logprobs_RT = response_logprobs(model, packed, temperature)
         for row, total in zip(group, logprobs_RT.double().sum(-1).tolist(), strict=True):
             sums[row] = total
     return sums

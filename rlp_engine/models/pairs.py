@@ -82,7 +82,8 @@ def can_pack(backbone: PreTrainedModel, length: int) -> bool:
     """Whether this backbone gives rows of so many tokens the states of separate ones.
 
     It must take positions and a mask of our own, and every layer must see the whole text. What the config does
-    not say is found by trying, once a model.
+    not say is found by trying, once a model. Ask before a training engine takes the model: ranks must go through
+    its layers together from then on.
     """
     limit = position_limit(backbone)
     if limit is not None and length > limit:

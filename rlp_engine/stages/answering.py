@@ -2,11 +2,13 @@
 
 A shard's file appears in one rename when all its answers are there, so a restarted stage keeps the
 whole ones and draws the rest exactly as an uninterrupted stage would: every token's randomness is keyed
-by (seed, round, stage, visit, prompt id, draw) and its position.
+by (seed, round, stage, visit, prompt id, draw) and its position. Answers of a server (stages/server_answering.py)
+are kept one by one as well.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from rlp_engine.randomness import KeyPart
 from rlp_engine.run.signals import StopSignal
 from rlp_engine.stages.common import shard_files, shards
 from rlp_engine.stages.sharding import all_ranks, is_own
-from rlp_engine.stages.spec import StageContext
+from rlp_engine.stages.spec import StageContext, is_by_server
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class Answerer:
             )
             for (prompt, draw), completion in zip(wanted, completions, strict=True)
         ]
+
+    def write_shard(self, context: StageContext, path: Path, prompts: Sequence[Prompt], draws: int) -> None:
+        """All answers to these prompts, as one file."""
+        write_jsonl(path, self.answer(prompts, draws, stop=context.stop))
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of the prompt, its beginning cut off when it is longer than the limit.
@@ -94,6 +100,31 @@ def answerer(
     return Answerer(policy, template, sampling, generation.rows, generation.max_prompt_tokens, key)
 
 
+def stage_answerer(
+    context: StageContext,
+    policy: Policy,
+    template: PromptTemplate,
+    name: Path | str,
+    *,
+    temperature: float,
+    top_p: float,
+    key: tuple[KeyPart, ...],
+) -> Answerer:
+    """As `answerer`, by the engine that [generation] names; only stages that declare it may ask.
+
+    Args:
+        name: the policy's folder or hub id, which a server knows it by.
+    """
+    generation = context.config.generation
+    native = answerer(policy, template, generation, temperature=temperature, top_p=top_p, key=key)
+    if not is_by_server(context.spec):
+        return native
+    from rlp_engine.stages.server_answering import Connection, ServerAnswerer  # it builds on this module
+
+    parts = {field.name: getattr(native, field.name) for field in dataclasses.fields(native)}
+    return ServerAnswerer(**parts, connection=Connection(context, generation.server, str(name)))
+
+
 def answer_in_shards(
     context: StageContext,
     source: Answerer,
@@ -114,13 +145,13 @@ def answer_in_shards(
     """
     target = context.out / folder
     target.mkdir(parents=True, exist_ok=True)
-    done = number = 0
+    done = 0
     with all_ranks(context, "whole shards are kept"):
-        for number, (name, members) in enumerate(shards(prompts, shard_prompts), 1):
+        for number, (name, members) in enumerate(shards(prompts, shard_prompts)):
             path = target / f"{name}.jsonl"
-            if is_own(number - 1) and not path.exists():
+            if is_own(number) and not path.exists():
                 context.stop.check(f"{context.spec.name}; whole shards are kept")
-                write_jsonl(path, source.answer(members, draws, stop=context.stop))
+                source.write_shard(context, path, members, draws)
             done += len(members)
             context.reporter.progress(context.spec.name, done, total, "prompts")
     return shard_files(target)

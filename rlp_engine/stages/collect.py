@@ -19,7 +19,7 @@ from rlp_engine.errors import DataError
 from rlp_engine.evaluation.judges import draw_label
 from rlp_engine.models.policy import load_policy
 from rlp_engine.randomness import uniforms
-from rlp_engine.stages.answering import answer_in_shards, answerer, iterate_folder, short_enough
+from rlp_engine.stages.answering import answer_in_shards, iterate_folder, short_enough, stage_answerer
 from rlp_engine.stages.common import prepare_device
 from rlp_engine.stages.judging import build_judge
 from rlp_engine.stages.spec import StageContext
@@ -44,10 +44,11 @@ def collect_from_annotator(context: StageContext) -> dict[str, Any]:
     template = PromptTemplate(config.model.template, policy.tokenizer)
     prompts = list(read_prompts(context.inputs["preference_instructions"]))
     prompts = short_enough(context, prompts, template, config.generation.max_prompt_tokens)
-    source = answerer(
+    source = stage_answerer(
+        context,
         policy,
         template,
-        config.generation,
+        context.inputs["sft_policy"],
         temperature=config.collect.temperature,
         top_p=config.collect.top_p,
         key=(config.seed, 0, "collect", 0),

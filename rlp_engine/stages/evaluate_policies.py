@@ -6,6 +6,7 @@ import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -18,7 +19,7 @@ from rlp_engine.models.policy import Policy, load_policy
 from rlp_engine.models.reward import ResponseScorer
 from rlp_engine.run.atomic import write_json
 from rlp_engine.sandbox.data import World
-from rlp_engine.stages.answering import Answerer, answer_in_shards, answerer, iterate_folder
+from rlp_engine.stages.answering import Answerer, answer_in_shards, iterate_folder, stage_answerer
 from rlp_engine.stages.common import shards
 from rlp_engine.stages.sharding import is_own
 from rlp_engine.stages.spec import StageContext
@@ -44,18 +45,25 @@ class Judged:
     kl: float | None  # nats a sequence, mean of log pi/pi_SFT over `samples`
 
 
+def named(context: StageContext, name: str) -> Path | str:
+    """Where the policy of this name lies."""
+    return context.inputs["sft_policy" if name == SFT else f"policy:{name}"]
+
+
 def load_named(context: StageContext, name: str, device: torch.device) -> Policy:
-    source = context.inputs["sft_policy" if name == SFT else f"policy:{name}"]
-    return load_policy(source, context.config.model, device=device)
+    return load_policy(named(context, name), context.config.model, device=device)
 
 
-def source_of(context: StageContext, policy: Policy, *, temperature: float, top_p: float, purpose: str) -> Answerer:
+def source_of(
+    context: StageContext, policy: Policy, name: str, *, temperature: float, top_p: float, purpose: str
+) -> Answerer:
     """Every policy gets the same key: two policies that agree on a token also draw the same one."""
     config = context.config
-    return answerer(
+    return stage_answerer(
+        context,
         policy,
         PromptTemplate(config.model.template, policy.tokenizer),
-        config.generation,
+        named(context, name),
         temperature=temperature,
         top_p=top_p,
         key=(config.seed, 0, f"evaluate-{purpose}", 0),
@@ -68,9 +76,9 @@ def judge_policy(
     config = context.config.evaluate
     context.reporter.line(f"{context.spec.name}: {name}")
     policy = load_named(context, name, device)
-    decoding = source_of(context, policy, temperature=config.temperature, top_p=config.top_p, purpose="decode")
+    decoding = source_of(context, policy, name, temperature=config.temperature, top_p=config.top_p, purpose="decode")
     answers = drawn(context, decoding, prompts, 1, f"answers/{name}/decoded")
-    sampling = source_of(context, policy, temperature=1.0, top_p=1.0, purpose="sample")
+    sampling = source_of(context, policy, name, temperature=1.0, top_p=1.0, purpose="sample")
     samples = drawn(context, sampling, prompts, config.samples_per_prompt, f"answers/{name}/sampled")
     if world().is_leader:
         write_outputs(context, name, prompts, answers)
@@ -149,7 +157,7 @@ def best_of_n(
     name = f"best-of-{count}"
     context.reporter.line(f"{context.spec.name}: {name}")
     policy = load_named(context, SFT, device)
-    source = source_of(context, policy, temperature=1.0, top_p=1.0, purpose="best-of-n")
+    source = source_of(context, policy, SFT, temperature=1.0, top_p=1.0, purpose="best-of-n")
     samples = drawn(context, source, prompts, count, f"answers/{name}/sampled")
     if not world().is_leader:
         return Judged(name, [], [], [], [], [], [], None)

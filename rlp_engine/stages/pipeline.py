@@ -33,6 +33,9 @@ _TRAINING = ("seed", "model", "compute", "deepspeed", "checkpoint", "log")
 # What every branch reads of [refine_rm]: a key of the multi-view loss must not make the other branches stale.
 _REFINING = ("refine_rm.epochs", "refine_rm.minibatch", "refine_rm.microbatch", "refine_rm.optimizer")
 
+# Of [generation], what a stage reads that answers with its own engine.
+_NATIVE = ("generation.max_prompt_tokens", "generation.max_new_tokens", "generation.rows")
+
 
 def build_pipeline(config: RunConfig) -> list[StageSpec]:
     """Every stage that this config asks for, in an order in which each finds its inputs made."""
@@ -83,6 +86,11 @@ def sft_policy(config: RunConfig) -> StageInput:
     if config.sft.ready_model:
         return StageInput("sft_policy", path=config.sft.ready_model)
     return StageInput("sft_policy", stage="sft", path="model")
+
+
+def _answering(config: RunConfig) -> tuple[str, ...]:
+    """Keys of [generation] in the stages that ask the engine it names. PPO answers natively whatever it says."""
+    return (*_NATIVE, "generation.engine", "generation.server") if config.generation.engine == "server" else _NATIVE
 
 
 def _rows(table: str) -> StageInput:
@@ -137,7 +145,7 @@ def _collect(config: RunConfig) -> StageSpec:
         annotator = config.collect.annotator
         inputs = (sft_policy(config), _rows("preference_instructions"))
         inputs += _external("annotator", annotator.path if annotator.kind == "reward-model" else "")
-        sections = ("seed", "model", "compute", "generation", "collect", "sandbox")
+        sections = ("seed", "model", "compute", *_answering(config), "collect", "sandbox")
     return StageSpec(
         name="collect",
         kind="collect",
@@ -210,7 +218,7 @@ def _ppo(
         *((StageInput("reward_adapter", stage=reward, path="adapter"),) if config.model.lora.rank else ()),
         _rows("unlabeled"),
     )
-    sections = (*_TRAINING, "generation", "ppo", "train_rm")
+    sections = (*_TRAINING, *_NATIVE, "ppo", "train_rm")
     if config.ppo.select == "judge":
         judge = config.evaluate.judge
         inputs += (_rows("validation"), *_external("judge", judge.path if judge.kind == "reward-model" else ""))
@@ -251,7 +259,7 @@ def _sampling(config: RunConfig, folder: str, *, policy: str, reward: str, round
         kind="sample",
         version=1,
         inputs=(sft_policy(config), StageInput("policy", stage=policy, path="model"), _rows("unlabeled")),
-        sections=("seed", "model", "compute", "generation", "sample"),
+        sections=("seed", "model", "compute", *_answering(config), "sample"),
         function="rlp_engine.stages.sample:run",
         ranks="all",
         params={"round": round_number},
@@ -386,7 +394,9 @@ def _evaluate(config: RunConfig) -> StageSpec:
         kind="evaluate",
         version=3,
         inputs=inputs,
-        sections=("seed", "model", "compute", "generation", "evaluate", "train_rm", "refine_rm.reseed", "sandbox"),
+        sections=(
+            *("seed", "model", "compute", *_answering(config), "evaluate", "train_rm", "refine_rm.reseed", "sandbox"),
+        ),
         function="rlp_engine.stages.evaluate:run",
         ranks="all",
     )

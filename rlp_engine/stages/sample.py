@@ -14,7 +14,7 @@ from rlp_engine.data.rows import count_rows, iterate_prompts
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world
 from rlp_engine.models.policy import load_policy
-from rlp_engine.stages.answering import LengthFilter, answer_in_shards, answerer, iterate_folder
+from rlp_engine.stages.answering import LengthFilter, answer_in_shards, iterate_folder, stage_answerer
 from rlp_engine.stages.common import prepare_device
 from rlp_engine.stages.sharding import warn_if_idle
 from rlp_engine.stages.spec import StageContext
@@ -40,10 +40,11 @@ def draw(context: StageContext, source: str, folder: str, draws: int, total: int
     policy = load_policy(context.inputs[source], config.model, device=prepare_device(config.compute))
     template = PromptTemplate(config.model.template, policy.tokenizer)
     usable = LengthFilter(template, config.generation.max_prompt_tokens)
-    answers = answerer(
+    answers = stage_answerer(
+        context,
         policy,
         template,
-        config.generation,
+        context.inputs[source],
         temperature=config.sample.temperature,
         top_p=config.sample.top_p,
         key=(config.seed, context.spec.params["round"], f"sample-{source}", 0),

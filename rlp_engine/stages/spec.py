@@ -102,6 +102,11 @@ def input_paths(layout: RunLayout, spec: StageSpec) -> dict[str, Path | str]:
     return paths
 
 
+def is_by_server(spec: StageSpec) -> bool:
+    """Does this stage ask servers for its answers? Only then it declares (and its fingerprint holds) their section."""
+    return "generation.server" in spec.sections
+
+
 def is_remote(path: str) -> bool:
     """Does an external path name the hub? `hub:` and `hf://` always; OWNER/NAME unless it exists here."""
     if path.startswith(("hub:", "hf://")):

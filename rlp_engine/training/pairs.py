@@ -18,7 +18,7 @@ from rlp_engine.data.records import PreferencePair
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import DataError
 from rlp_engine.methods.bradley_terry import bradley_terry_loss, pair_accuracy
-from rlp_engine.models.pairs import pair_length
+from rlp_engine.models.pairs import can_pack, pair_length
 from rlp_engine.models.reward import RewardModel
 from rlp_engine.randomness import KeyPart
 from rlp_engine.training.dealing import dealt, idle, of_all_ranks
@@ -62,6 +62,7 @@ class PairBatches:
         self._chosen = [template.encode_scored(pair.prompt, pair.chosen, max_length) for pair in pairs]
         self._rejected = [template.encode_scored(pair.prompt, pair.rejected, max_length) for pair in pairs]
         self.count = len(pairs)
+        can_pack(reward_model.backbone, length=0)
 
     def rows_of(self, step: int, *, epochs: int | None) -> list[int]:
         """Pairs of step `step`, counted from 1; with `epochs` the last step ends where the last epoch does."""

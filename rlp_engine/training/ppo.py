@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rlp_engine.config.schema import DeepSpeedConfig, GenerationConfig, PpoConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.generation.logprobs import has_plain_head
 from rlp_engine.methods.kl import next_kl_coefficient, per_token_kl
 from rlp_engine.methods.ppo_loss import num_counted, policy_loss, value_loss
 from rlp_engine.models.policy import Policy
@@ -75,6 +76,7 @@ class PpoTask(UpdaterTask):
             policy, reference, value_model, scorer, template, prompts, config, generation, seed_parts
         )
         self.num_dropped_prompts = self.collector.num_dropped
+        has_plain_head(policy.model)
         group = ParameterGroup("policy", {"policy": policy.model, "value": value_model})
         self.updater = new_updater([group], config.optimizer, config.steps, self.collector.device, deepspeed)
         self._alarms = PpoAlarms(config.health)

@@ -14,7 +14,7 @@ from rlp_engine.config.schema import DeepSpeedConfig, SftConfig
 from rlp_engine.data.records import Demonstration
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import DataError
-from rlp_engine.generation.logprobs import response_logprobs
+from rlp_engine.generation.logprobs import has_plain_head, response_logprobs
 from rlp_engine.models.policy import Policy
 from rlp_engine.randomness import KeyPart
 from rlp_engine.training.dealing import dealt, idle
@@ -58,6 +58,7 @@ class SftTask(UpdaterTask):
                 mend="raise sft.max_length, or check the demonstrations with `rlp data check`",
             )
         self.total_steps = steps_of(self.total_items, config.epochs, config.minibatch)
+        has_plain_head(policy.model)
         group = ParameterGroup("policy", {"policy": policy.model})
         self.updater = new_updater([group], config.optimizer, self.total_steps, policy.model.device, deepspeed)
 

@@ -3,7 +3,7 @@ from collections import defaultdict
 
 import pytest
 import torch
-from training.tiny_tasks import PAIRS, pairs_task
+from training.tiny_tasks import PAIRS, pairs_task, sft_task
 
 from rlp_engine.errors import DataError
 from rlp_engine.methods.bradley_terry import bradley_terry_loss
@@ -66,3 +66,15 @@ def test_a_control_takes_as_many_steps_as_it_is_told(folder):
 def test_no_pairs_is_an_error(folder):
     with pytest.raises(DataError, match="no preference pair"):
         pairs_task(folder, [])
+
+
+def test_a_training_pass_goes_through_the_layers_once(folder):
+    """Ranks under ZeRO-3 go through them together: what a model can do is tried before, not in one rank's pass."""
+    reward, policy = pairs_task(folder), sft_task(folder)
+    calls = []
+    for module in (reward.reward_model.backbone, policy.policy.model.base_model):
+        module.register_forward_hook(lambda module, *_: calls.append(type(module).__name__))
+    for share in (next(reward.batches.loss_shares([0, 1], defaultdict(list))), next(policy.loss_shares([0, 1]))):
+        calls.clear()
+        share()
+        assert len(calls) == 1

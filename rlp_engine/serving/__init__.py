@@ -1,0 +1,1 @@
+"""Asking OpenAI-compatible servers (vLLM, SGLang, TGI, `transformers serve`, hosted ones)."""
