@@ -104,6 +104,8 @@ def examine(config: RunConfig, pipeline: Sequence[StageSpec], run_dir: Path | No
         )
         if config.deepspeed.config_file:
             notes.append("deepspeed.config_file is not read: what it sets instead of [deepspeed] is not reckoned with")
+    if config.generation.engine == "server":
+        notes.append("sample, collect and evaluate are reckoned as if this machine drew their answers, not servers")
     rates = gpu_rates(gpus) if gpus else cpu_rates()
     if rates is None:
         notes.append(f"no time is estimated: the speed of {gpus.name} is not known")
