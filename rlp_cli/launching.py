@@ -12,7 +12,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
@@ -172,6 +172,7 @@ def start(output: Output, part: Part, run_dir: Path, words: Sequence[str]) -> No
     said = output.traceback if output.verbose else lambda text: None
     with StopSignal(f"to continue: rlp run {RunLayout(run_dir).shown}") as stop:
         outcome = launch(part.request, run_dir, [*words, *output.words()], stop=stop, said=said)
+    output.restore_cursor()
     if outcome.error:
         raise outcome.error
     if outcome.bug:
@@ -231,7 +232,10 @@ class _ExitNote:
             error = SystemExit(error.exit_code)
         reason = reason_of(self._rank.place.rank, error)
         if self._rank.reasons:
-            reason.write(self._rank.reasons)
+            with suppress(OSError):  # a full disk, most likely the reason itself
+                reason.write(self._rank.reasons)
+        if self._rank.parent:
+            self._rank.parent.ended(asdict(reason))
         with suppress(RuntimeError):  # the others may be gone; without it torch aborts at the end of the process
             leave()
         # An agreed stop is an orderly end: launchers kill the ranks that are left when one ends with another code.

@@ -155,6 +155,11 @@ class Output:
             self._progress.stop()
         self._progress = self._task = None
 
+    def restore_cursor(self) -> None:
+        """After another process drew a bar on our terminal, and may have been killed before it took it away."""
+        if self.on_terminal:
+            self._raw(self._out, "\x1b[?25h\x1b[2K\r")
+
     # --- writing
 
     def _write(self, stream: TextIO, text: str, style: str = "") -> None:

@@ -27,7 +27,9 @@ from rlp_engine.stages.spec import StageContext, StageInput, StageSpec
 
 STEPS = 6
 RANKS = 2
-FAULT = "TEST_FAULT"  # "data-error:1": rank 1 raises at step 3; "kill:1": it kills itself there; "pause": slow steps
+# "data-error:1": rank 1 raises at step 3; "kill:1": it kills itself there; "pause": slow steps; "hang": in step 2;
+# "elsewhere:1": rank 1 has another folder under the name of the run
+FAULT = "TEST_FAULT"
 
 
 def prepare(context: StageContext) -> dict[str, Any]:
@@ -50,9 +52,10 @@ def train(context: StageContext) -> dict[str, Any]:
         if step == 3 and rank == str(world().rank):
             if fault == "data-error":
                 raise DataError("row 3 is not a row", where="rows.json, line 3", mend="mend it")
-            os.kill(os.getpid(), signal.SIGKILL)
-        if fault == "pause":
-            time.sleep(0.3)
+            if fault == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "pause" or (fault == "hang" and step == 2):
+            time.sleep(0.3 if fault == "pause" else 600)
         context.reporter.step("sft", step, STEPS, {"sum": state["sum"]}, 0.1)
         if number := world().largest(context.stop.signal_number):
             context.stop.request(number)
@@ -83,6 +86,8 @@ def rank(run_dir: Path) -> None:
 
     place = find_place(os.environ)
     assert place is not None
+    if os.environ.get(FAULT) == f"elsewhere:{place.rank}":
+        run_dir = run_dir / "elsewhere"
     try:
         as_rank(run_dir, place, lead, pipeline)
     except typer.Exit as end:

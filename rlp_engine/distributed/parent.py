@@ -47,6 +47,7 @@ class Switchboard:
     folder: Path  # a short path: a socket's may have about 100 characters
     ranks: dict[int, Rank] = field(default_factory=dict)
     reasons: Path | None = None  # where the ranks of the run leave their exit reasons, once one of ours has said so
+    last_words: list[dict[str, Any]] = field(default_factory=list)  # the same reasons: a full disk takes no files
 
     def __post_init__(self) -> None:
         self._lines: list[socket.socket] = []
@@ -102,6 +103,8 @@ class Switchboard:
                     rank.has_met = True
                 elif "reasons" in message:
                     self.reasons = Path(message["reasons"])
+                elif "ended" in message:
+                    self.last_words.append(message["ended"])
         if rank is not None:
             rank.ended = time.time()
             rank.is_connected = False
@@ -137,6 +140,10 @@ class ParentLine:
     def reasons_in(self, folder: Path) -> None:
         """Tell the parent where the ranks leave their exit reasons."""
         self._say({"reasons": str(folder)})
+
+    def ended(self, reason: Mapping[str, Any]) -> None:
+        """Tell the parent why this rank ends."""
+        self._say({"ended": reason})
 
     def on_stop(self, callback: Callable[[int], None]) -> None:
         """Call this, in another thread, with the signal's number when the parent asks for a stop; now, if it has."""

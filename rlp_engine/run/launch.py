@@ -100,7 +100,8 @@ def launch(
     layout = RunLayout(run_dir)
     ranks_here = request.nproc or max(1, num_gpus(os.environ))
     environment = launched_environment(os.environ) | {LAUNCHER: request.launcher}
-    with tempfile.TemporaryDirectory(prefix="rlp-") as name:  # short: a socket's path may have 100 characters
+    short = None if len(tempfile.gettempdir()) < 80 else "/tmp"  # a socket's path may have 100 characters
+    with tempfile.TemporaryDirectory(prefix="rlp-", dir=short) as name:
         folder = Path(name)
         if request.node_rank == 0:
             number = layout.new_attempt()
@@ -172,6 +173,7 @@ class _Reasons:
 
     def all(self) -> list[ExitReason]:
         found = {reason.rank: reason for folder in self.folders() for reason in read_reasons(folder)}
+        found |= {reason.rank: reason for reason in (ExitReason(**words) for words in list(self._board.last_words))}
         return list(found.values())
 
     def has_failure(self) -> bool:
@@ -179,7 +181,7 @@ class _Reasons:
         reasons = self.all()
         silent = self._silent(reasons)
         for rank in silent:
-            what = "it was killed, or ended without a word"
+            what = "was killed, or ended without a word"
             with suppress(OSError):  # a full disk: then the others notice by their connections
                 ExitReason(rank.rank, 128 + signal.SIGKILL, "LostRankError", what, time=rank.ended).write(
                     self.folders()[-1]

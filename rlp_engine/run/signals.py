@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -23,15 +24,23 @@ class StopSignal:
     """Has somebody asked us to stop? As a context manager it also listens to SIGINT and SIGTERM."""
 
     def __init__(
-        self, how_to_continue: str = "run the same command again to continue", *, announce: bool = True
+        self,
+        how_to_continue: str = "run the same command again to continue",
+        *,
+        announce: bool = True,
+        echo_seconds: float = 0.0,
     ) -> None:
         """`how_to_continue` is what people are told when the work has stopped.
 
         `announce`: say that the signal was heard; False for one of several processes, when another says it.
+        `echo_seconds`: what comes so soon after the first signal is the same one. A terminal sends Ctrl-C to a launcher
+        and to its processes, and then the launcher passes it on.
         """
         self.signal_number = 0
         self._how_to_continue = how_to_continue
         self._announce = announce
+        self._echo_seconds = echo_seconds
+        self._heard = 0.0
         self._pid = os.getpid()
         self._before_exit: list[Callable[[], None]] = []
         self._previous: dict[int, object] = {}
@@ -41,8 +50,9 @@ class StopSignal:
         return self.signal_number != 0
 
     def request(self, signal_number: int = signal.SIGTERM) -> None:
-        """Ask for an orderly stop, as the first signal does."""
+        """Ask for an orderly stop, as the first signal does. That signal may still be on its way to us."""
         self.signal_number = signal_number
+        self._heard = time.monotonic()
 
     def check(self, where: str = "") -> None:
         """Raise if a stop was asked for. Call it where everything that is needed to go on is on the disk.
@@ -76,11 +86,14 @@ class StopSignal:
                 os._exit(128 + number)
             return  # Ctrl-C goes to the whole group; the parent says when to stop
         if self.requested:
+            if time.monotonic() - self._heard < self._echo_seconds:
+                return
             for callback in self._before_exit:
                 with suppress(OSError):
                     callback()
             os._exit(128 + number)  # no clean-up: whoever asks twice does not want to wait for it
         self.signal_number = number
+        self._heard = time.monotonic()
         if not self._announce:
             return
         # Straight to the descriptor: the signal may have come in the middle of a write to sys.stderr,

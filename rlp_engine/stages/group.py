@@ -35,6 +35,7 @@ from rlp_engine.run.signals import StopSignal
 from rlp_engine.stages.spec import ConfigView, StageContext, StageSpec, input_paths
 
 TOKEN_FILE = "meeting"  # in the launch's folder of logs: what every rank must be able to read
+ECHO_SECONDS = 2.0  # between a terminal's Ctrl-C and the same from the launcher
 TOKEN_SECONDS = 15.0  # network file systems show a new file late
 
 
@@ -69,6 +70,11 @@ class Leader:
                 where="; ".join(problems),
                 mend="put the run on a disk that all machines share, and give each the path that it has there",
             )
+
+    def stop_signal(self, layout: RunLayout) -> StopSignal:
+        """For rank 0, which alone says that it has heard a signal; a parent has said so already."""
+        rank = rank_process()
+        return _stop_signal(layout, announce=rank is None or not rank.has_parent)
 
     def agree_to_stop(self, stop: StopSignal) -> None:
         """Before a stage: if any rank was asked to stop, all are. The followers wait for a word meanwhile."""
@@ -160,10 +166,8 @@ def follow(run_dir: Path, world: World, build: Callable[[RunConfig], Sequence[St
         Interrupted: the ranks agreed to stop. LostRankError: another rank has gone. What a stage's function raises.
     """
     layout = RunLayout(run_dir)
-    with StopSignal(f"to continue: rlp run {layout.shown}", announce=False) as stop:
-        rank = rank_process()
-        if rank and rank.parent:
-            rank.parent.on_stop(stop.request)
+    rank = rank_process()
+    with _stop_signal(layout, announce=False) as stop:
         with LostRanksInWords(rank.reasons if rank else None, world.rank):
             message = world.broadcast()
         if message["do"] == "meet":
@@ -239,6 +243,17 @@ class _FollowerReporter:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
+
+
+def _stop_signal(layout: RunLayout, *, announce: bool) -> StopSignal:
+    """For signals, and for a parent's word."""
+    rank = rank_process()
+    stop = StopSignal(
+        f"to continue: rlp run {layout.shown}", announce=announce, echo_seconds=ECHO_SECONDS if rank else 0.0
+    )
+    if rank and rank.parent:
+        rank.parent.on_stop(stop.request)
+    return stop
 
 
 def _agree(world: World, stop: StopSignal) -> None:

@@ -89,16 +89,12 @@ def execute(
     _refuse(planned)
     if not any(stage.is_due for stage in planned):
         return [_untouched(stage) for stage in planned]
-    rank = rank_process()
-    has_parent = rank is not None and rank.has_parent
+    rank, group = rank_process(), leader()
     with ResourcesInWords("the run directory", layout.run_dir), ExitStack() as stack:
-        stop = stack.enter_context(StopSignal(f"to continue: rlp run {layout.shown}", announce=not has_parent))
-        if rank and rank.parent:
-            rank.parent.on_stop(stop.request)
+        stop = stack.enter_context(group.stop_signal(layout))
         lock = stack.enter_context(RunLock(layout.lock))
         stop.before_exit(lock.abandon)
         number, log = stack.enter_context(_log_files(layout, rank))
-        group = leader()
         reporter = group.hears(TeeReporter(reporter, log))
         logs = layout.attempt_logs(number)
         stack.enter_context(LostRanksInWords(None if group.is_alone else logs, 0))

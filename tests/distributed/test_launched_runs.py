@@ -129,11 +129,32 @@ def test_sigterm_makes_a_checkpoint_and_another_world_size_goes_on_with_a_notice
 
 
 def test_no_rank_outlives_a_killed_parent(start, tmp_path):
-    process = start("pause")
+    process = start("hang")
     until(lambda: is_training(tmp_path), "never trained")
     process.kill()
     until(lambda: not processes_of(tmp_path), "a rank still runs")
     assert live_owner(tmp_path / "lock") is None, "the next launch takes the lock over"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["bare"])
+def test_a_run_directory_that_is_not_shared_is_refused(start, launcher, tmp_path):
+    _, err = start("elsewhere:1").communicate(timeout=LONGEST_SECONDS)
+    assert "error: the run directory is not the same on every machine\n" in err
+    assert "rank 1 on" in err
+    assert not (tmp_path / "prepare").exists()
+    assert not (tmp_path / "lock").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["bare"])
+def test_the_second_of_two_launches_of_one_run_ends_with_8(start, launcher, tmp_path):
+    start("hang")
+    until(lambda: is_training(tmp_path), "never trained")
+    second = start("none")
+    _, err = second.communicate(timeout=LONGEST_SECONDS)
+    assert second.returncode == 8
+    assert err.startswith("error: another process works on this run\n")
 
 
 @pytest.mark.slow

@@ -123,3 +123,13 @@ def test_check_passes_until_a_stop_is_asked_for():
     with pytest.raises(Interrupted) as error:
         stop.check()
     assert error.value.exit_code == 130
+
+
+@pytest.mark.parametrize("ask", [StopSignal.request, lambda _: os.kill(os.getpid(), signal.SIGTERM)])
+def test_an_echo_of_the_first_signal_is_not_a_second_one(ask):
+    with StopSignal(announce=False, echo_seconds=60.0) as stop:
+        stop.before_exit(lambda: pytest.fail("stopped at once"))
+        ask(stop)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            stop.check()
