@@ -31,7 +31,10 @@ def doctor(
         str, typer.Option("--gpus", metavar="COUNTxNAME-SIZEG", help="GPUs to reckon with, such as 8xA100-80G.")
     ] = "",
 ) -> None:
-    """Estimate the memory of every stage before anything is loaded, and whether it fits; exit 6 if not."""
+    """Estimate memory and time of every stage before anything is loaded, and whether it fits; exit 6 if not.
+
+    With several GPUs the numbers are those of one of as many ranks, under [deepspeed]'s ZeRO stage.
+    """
     from rlp_engine.doctor.machine import parse_gpus
     from rlp_engine.doctor.report import examine
     from rlp_engine.stages.pipeline import build_pipeline
@@ -68,21 +71,51 @@ def _show(output: Output, found: Diagnosis) -> None:
     rows = []
     for stage in found.stages:
         kinds = [size(stage.of_kind(kind)) for kind in ("weights", "training", "working")]
-        rows.append([stage.stage, stage.phase, size(stage.base), *kinds, size(found.needed(stage))])
+        needed = [size(found.needed(stage)), _yes(found.stage_fits(stage)), _time(found.seconds[stage.stage])]
+        rows.append([stage.stage, stage.phase, size(stage.base), *kinds, *needed])
     head = ["stage", "at its peak", "libraries", "weights", "gradients, AdamW", "activations, cache"]
-    output.table([*head, f"needs ({'GPU' if found.gpus else 'RAM'})"], rows)
+    output.table([*head, f"needs ({'each GPU' if found.gpus else 'RAM'})", "fits", "time"], rows)
+    _show_roles(output, found)
     largest = found.largest
     output.show()
     output.show(f"{largest.stage} needs most, when it is at `{largest.phase}`:", "head")
-    parts = [(part.name, part.bytes) for part in largest.parts]
+    parts = [(part.name + (", on the host" if part.kind == "host" else ""), part.bytes) for part in largest.parts]
     parts += [] if found.gpus else [("libraries", largest.base)]
     output.table(["", "takes"], [[name, size(amount)] for name, amount in sorted(parts, key=lambda part: -part[1])])
     output.show()
     output.show(f"{_place(found)}: {_free(found.free)}; the run needs {size(found.needed(largest))}")
     output.show(f"disk: {size(found.disk_free)} free; models and checkpoints need about {size(found.disk_needed)}")
+    if found.basis:
+        open_ = sum(seconds is None for seconds in found.seconds.values())
+        rest = f", and {open_} stages whose time is not known" if open_ else ""
+        output.show(f"time: about {_time(found.total_seconds)} for the whole run{rest}")
+        output.say(f"Times are arithmetic, not measured: {found.basis}. Ranks' talk is not counted.", "dim")
     versions = ", ".join(f"{name} {found.versions[name]}" for name in ("python", "torch", "transformers"))
     output.say(f"{versions}; {'' if found.gpus else 'no GPU is used'}".rstrip("; "), "dim")
     output.say("Sizes at the config's limits: every prompt and answer as long as it may be.", "dim")
+
+
+def _show_roles(output: Output, found: Diagnosis) -> None:
+    """Which model takes how much: weights, gradients and AdamW, of one rank. Stages of one kind are alike."""
+    of_kind = {stage.kind: stage for stage in reversed(found.stages) if stage.roles}
+    stages = [stage for stage in found.stages if of_kind.get(stage.kind) is stage]
+    roles = list(dict.fromkeys(role for stage in stages for role in stage.roles))
+    output.show()
+    rows = [[s.stage, *(size(s.roles[role]) if role in s.roles else "" for role in roles)] for s in stages]
+    output.table(["held for each model", *roles], rows)
+
+
+def _yes(fits: bool | None) -> str:
+    return "?" if fits is None else "yes" if fits else "no"
+
+
+def _time(seconds: float | None) -> str:
+    """`45 s`, `12 min`, `3.4 h`; `?` where nobody can say."""
+    if seconds is None:
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def _place(found: Diagnosis) -> str:
@@ -123,6 +156,9 @@ def _object(found: Diagnosis) -> dict[str, Any]:
             "needed_bytes": found.needed(stage),
             "host_bytes": found.host(stage),
             "device_bytes": stage.tensors if found.gpus else None,
+            "roles": stage.roles,
+            "fits": found.stage_fits(stage),
+            "seconds": found.seconds[stage.stage],
             "parts": {"libraries": stage.base} | {part.name: part.bytes for part in stage.parts},
         }
         for stage in found.stages
@@ -132,6 +168,8 @@ def _object(found: Diagnosis) -> dict[str, Any]:
         "fits": found.fits and found.disk_fits,
         "largest": found.largest.stage,
         "free_bytes": found.free,
+        "seconds": found.total_seconds if found.basis else None,
+        "time_basis": found.basis,
         "gpus": {"count": gpus.count, "name": gpus.name, "bytes": gpus.bytes} if gpus else None,
         "disk": {"needed_bytes": found.disk_needed, "free_bytes": found.disk_free},
         "stages": stages,

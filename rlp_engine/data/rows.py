@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +43,24 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> int:
 
     write_whole(path, write)
     return count
+
+
+def concatenate(parts: Iterable[Path], path: Path) -> None:
+    """One of our files out of several, in their order; it appears in one rename, whole."""
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as handle:
+            for part in parts:
+                with part.open("rb") as source:
+                    shutil.copyfileobj(source, handle)
+
+    write_whole(path, write)
+
+
+def count_rows(path: Path) -> int:
+    """Rows of one of our files, without reading what they say."""
+    with open(path, "rb") as handle:
+        return sum(1 for _ in handle)
 
 
 def read_prompts(path: Path) -> list[Prompt]:

@@ -10,6 +10,7 @@ Assumptions about the code that computes, each in one place:
   `_generation`        answers of a prompt share its cache; rows are prefilled again when half of them have ended
   `shapes.logprob_held`, `shapes.rows_held`, `shapes.sampling_held`   logits, cache, choosing a token
   `_trained`           float32 gradients and moments; copies of bfloat16 weights that AdamW works on
+  `sharing`            what each of several ranks holds of it; numbers are then those of one rank
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from rlp_engine.config.schema import MULTI_VIEW, RunConfig
 from rlp_engine.doctor import shapes
 from rlp_engine.doctor.libraries import HEAP_LIMIT, Libraries
 from rlp_engine.doctor.shapes import FLOAT32, TRAINING_NUMBERS, ModelShape, Tensors
+from rlp_engine.doctor.sharing import Shared, Sharing
 from rlp_engine.stages.spec import StageSpec
 
 FORWARD_FACTOR = 4  # rlp_engine/training/rollout.py:FORWARD_FACTOR, which imports torch; a test holds them equal
 REFILL_SHARE = 0.5  # rlp_engine/generation/native.py:REFILL_SHARE; as above
-DRAWS_AT_ONCE = 512  # instructions whose answers are drawn in one go by collect and evaluate (SHARD_PROMPTS there)
+DRAWS_AT_ONCE = 128  # instructions whose answers are drawn in one go by collect and evaluate (SHARD_PROMPTS there)
+LEARNING = ("learn", "views", "end of a backward pass")  # phases with a backward pass begin so
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -36,7 +39,7 @@ class Part:
 
     name: str
     bytes: int
-    kind: str = "working"  # weights, training (gradients and AdamW), working (activations, logits, cache)
+    kind: str = "working"  # weights, training (gradients and AdamW), working (activations, logits, cache), host
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,17 @@ class StageMemory:
 
     @property
     def tensors(self) -> int:
-        return sum(part.bytes for part in self.parts)
+        return sum(part.bytes for part in self.parts if part.kind != "host")
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """Model -> its weights, gradients and AdamW's numbers: all that stays from step to step."""
+        found: dict[str, int] = {}
+        for part in self.parts:
+            role, colon, _ = part.name.partition(": ")
+            if colon and part.kind in ("weights", "training"):
+                found[role] = found.get(role, 0) + part.bytes
+        return found
 
     def of_kind(self, kind: str) -> int:
         return sum(part.bytes for part in self.parts if part.kind == kind)
@@ -69,14 +82,21 @@ class Models:
 
 
 def stages_memory(
-    config: RunConfig, pipeline: Sequence[StageSpec], models: Models, libraries: Libraries, *, on_device: bool
+    config: RunConfig,
+    pipeline: Sequence[StageSpec],
+    models: Models,
+    libraries: Libraries,
+    *,
+    on_device: bool,
+    ranks: int = 1,
 ) -> list[StageMemory]:
-    """One account a stage of the pipeline, in its order."""
-    account = _Account(config, models, None if on_device else libraries.heap_factor)
+    """One account a stage of the pipeline, in its order; of one rank where there are several."""
+    sharing = Sharing.of(ranks, config.deepspeed)
+    account = _Account(config, models, None if on_device else libraries.heap_factor, sharing)
     found = []
     for spec in pipeline:
         kept, phases = account.of(spec)
-        phase, parts = max(phases.items(), key=lambda item: sum(part.bytes for part in item[1]))
+        phase, parts = max(phases.items(), key=lambda item: sum(part.bytes for part in item[1] if part.kind != "host"))
         base = _base(spec, libraries, has_model=bool(kept))
         found.append(StageMemory(spec.name, spec.kind, phase, (*kept, *parts), base))
     return found
@@ -94,9 +114,10 @@ Phases = Mapping[str, Sequence[Part]]
 class _Account:
     """What the stages of one config keep, and their phases."""
 
-    def __init__(self, config: RunConfig, models: Models, heap_factor: float | None) -> None:
+    def __init__(self, config: RunConfig, models: Models, heap_factor: float | None, sharing: Sharing) -> None:
         """`heap_factor`: None where tensors live on an accelerator, whose peak counts what is allocated."""
         self.config, self.models, self._heap_factor = config, models, heap_factor
+        self.sharing = sharing
         self.width = WIDTHS[config.model.dtype]
         self.length = config.generation.max_prompt_tokens + config.generation.max_new_tokens
 
@@ -105,9 +126,49 @@ class _Account:
         kind = spec.kind.replace("-", "_")
         if kind == "synthesize":
             return self._synthesize(spec.params["selection"])
-        if kind == "refine_rm":
-            return self._refine_rm(spec.params["method"])
-        return getattr(self, f"_{kind}")()
+        kept, phases = self._refine_rm(spec.params["method"]) if kind == "refine_rm" else getattr(self, f"_{kind}")()
+        models = self._engine_models(kind)
+        if self.sharing.ranks == 1 or not models:
+            return kept, phases
+        weights, learning = self._numbers(models)
+        shared = {name: [*parts, *self._engine(name, weights, learning)] for name, parts in phases.items()}
+        if self.width != FLOAT32:
+            step = Part(
+                "float32 gradients of its part", self.sharing.share("optimizer", learning * FLOAT32), "training"
+            )
+            shared["optimizer step"] = [step]
+        return kept, shared
+
+    def _engine_models(self, kind: str) -> list[tuple[ModelShape, int]]:
+        """Shape and parameters of the models in the engine of a stage that trains; none for the other stages."""
+        policy, reward, value = self.models.policy, self.models.reward, self._value_shape
+        of_reward = [(reward, reward.classifier)]
+        of_kind = {
+            "sft": [(policy, policy.parameters)],
+            "train_rm": of_reward,
+            "refine_rm": of_reward,
+            "ppo": [(policy, policy.parameters), (value, value.value)],
+        }
+        return of_kind.get(kind, [])
+
+    def _numbers(self, models: Sequence[tuple[ModelShape, int]]) -> tuple[int, int]:
+        """(weights, numbers that learn)."""
+        lora, weights = self.config.model.lora, sum(count for _, count in models)
+        if not lora.rank:
+            return weights, weights
+        return weights, sum(shape.lora(lora.rank, lora.target_modules) for shape, _ in models)
+
+    def _engine(self, phase: str, weights: int, learning: int) -> list[Part]:
+        """What DeepSpeed's engine adds to a phase: buckets and gathered weights where it learns; with ZeRO-3 all of
+        the weights where it only reads or decodes."""
+        sharing = self.sharing
+        if phase.startswith(LEARNING):
+            parts = [Part("ZeRO's buckets", sharing.buckets(learning, self.width), "training")]
+            parts.append(Part("weights gathered at a time by ZeRO-3", sharing.live(weights, self.width), "weights"))
+        else:
+            gathered = weights * self.width if sharing.zero_stage == 3 else 0
+            parts = [Part("weights gathered whole by ZeRO-3", gathered, "weights")]
+        return [part for part in parts if part.bytes]
 
     # --- stages
 
@@ -157,7 +218,7 @@ class _Account:
         score = config.train_rm.score_microbatch * min(self.length, config.train_rm.max_length)
         scoring = self._forward("activations", models.reward, score, self.width)
         return self._ppo_models(), {
-            **self._generation(ppo.rollout_batch, 1),
+            **self._generation(self.sharing.part(ppo.rollout_batch), 1),
             "read": [read],
             "read, logits": [self._part("logits", logits)],  # the layers' tensors are gone by then
             "score": [scoring],
@@ -189,11 +250,8 @@ class _Account:
 
     def _sample(self) -> tuple[list[Part], Phases]:
         sample = self.config.sample
-        weights = self._weights("policy", self.models.policy.parameters)
-        return [weights], {
-            **self._generation(sample.shard_prompts, sample.num_per_prompt),
-            "load the SFT policy": [self._weights("SFT policy", self.models.policy.parameters)],
-        }
+        weights = self._weights("policy", self.models.policy.parameters)  # one policy after the other
+        return [weights], self._generation(sample.shard_prompts, sample.num_per_prompt)
 
     def _embed(self) -> tuple[list[Part], Phases]:
         reward, rows = self.models.reward, self.config.embed.microbatch
@@ -319,24 +377,32 @@ class _Account:
     def _trained(self, who: str, shape: ModelShape, parameters: int) -> list[Part]:
         """Weights, gradients, moments. Below float32 AdamW works on a float32 copy; adapters are float32 anyway."""
         lora = self.config.model.lora
-        parts = [self._weights(who, parameters)]
+        weights = self._weights(who, parameters)
+        parts = [self._shared("weights", weights)]
         if lora.rank:
             trained = shape.lora(lora.rank, lora.target_modules)
-            parts.append(Part(f"{who}: adapters", trained * FLOAT32, "weights"))
+            parts.append(self._shared("weights", Part(f"{who}: adapters", trained * FLOAT32, "weights")))
         else:
             trained = parameters
-            if self.width != FLOAT32:
-                parts.append(Part(f"{who}: float32 copy", trained * FLOAT32, "weights"))
+            if self.width != FLOAT32 or self.sharing.zero_stage:  # ZeRO works on a copy, whatever the dtype
+                copy = Part(f"{who}: float32 copy", trained * FLOAT32, "weights")
+                parts.append(self._shared("optimizer", copy))
         moments = trained * FLOAT32 * (TRAINING_NUMBERS - 1)
+        gradient = FLOAT32 if self.sharing.ranks == 1 else self.width  # DeepSpeed keeps them in the model's dtype
         return [
             *parts,
-            Part(f"{who}: gradients", trained * FLOAT32, "training"),
-            Part(f"{who}: AdamW's moments", moments, "training"),
+            self._shared("gradients", Part(f"{who}: gradients", trained * gradient, "training")),
+            self._shared("optimizer", Part(f"{who}: AdamW's moments", moments, "training")),
         ]
+
+    def _shared(self, what: Shared, part: Part) -> Part:
+        """A rank's part of it, on the device or on the host."""
+        kind = "host" if self.sharing.is_on_host(what) else part.kind
+        return Part(part.name, self.sharing.share(what, part.bytes), kind)
 
     def _backward(self, who: str, parameters: int) -> dict[str, Sequence[Part]]:
         """At the end of a backward pass below float32: its own gradients, before they are added to the float32 ones."""
-        if self.width == FLOAT32 or self.config.model.lora.rank:
+        if self.width == FLOAT32 or self.config.model.lora.rank or self.sharing.ranks > 1:
             return {}
         name = f"{who}: gradients of one pass, {self.config.model.dtype}"
         return {"end of a backward pass": [Part(name, parameters * self.width, "training")]}

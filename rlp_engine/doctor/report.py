@@ -8,9 +8,12 @@ from pathlib import Path
 
 from rlp_engine.config.rules import value_of
 from rlp_engine.config.schema import RunConfig
+from rlp_engine.doctor.duration import stages_seconds
+from rlp_engine.doctor.hardware import cpu_rates, gpu_rates
 from rlp_engine.doctor.libraries import Libraries, measure
 from rlp_engine.doctor.machine import Gpus, free_disk, free_memory, gpus_here
 from rlp_engine.doctor.memory import WIDTHS, Models, StageMemory, stages_memory
+from rlp_engine.doctor.table_rows import table_rows
 from rlp_engine.run.manifest import current_versions
 from rlp_engine.stages.spec import StageSpec
 
@@ -42,6 +45,13 @@ class Diagnosis:
     libraries: Libraries
     versions: dict[str, str]
     notes: list[str]
+    seconds: dict[str, float | None]  # stage -> estimated time; None where nobody can say
+    basis: str  # what the times rest on
+
+    @property
+    def total_seconds(self) -> float:
+        """Of the stages whose time is estimated."""
+        return sum(seconds for seconds in self.seconds.values() if seconds is not None)
 
     @property
     def largest(self) -> StageMemory:
@@ -52,7 +62,12 @@ class Diagnosis:
         return stage.tensors if self.gpus else stage.base + stage.tensors
 
     def host(self, stage: StageMemory) -> int:
-        return stage.base if self.gpus else stage.base + stage.tensors
+        """Of the machine's memory, one rank: its libraries, and what ZeRO keeps there."""
+        offloaded = stage.of_kind("host")
+        return stage.base + offloaded + (0 if self.gpus else stage.tensors)
+
+    def stage_fits(self, stage: StageMemory) -> bool | None:
+        return None if self.free is None else self.needed(stage) <= self.free
 
     @property
     def fits(self) -> bool:
@@ -80,9 +95,27 @@ def examine(config: RunConfig, pipeline: Sequence[StageSpec], run_dir: Path | No
 
     models, notes = read_models(config, pipeline, run_dir)
     host_free = free_memory()
-    stages = stages_memory(config, pipeline, models, libraries, on_device=gpus is not None)
-    if gpus and gpus.count > 1:
-        notes.append(f"a run is one process and takes one GPU; {gpus.count - 1} of {gpus.count} stay idle")
+    ranks = gpus.count if gpus else 1
+    stages = stages_memory(config, pipeline, models, libraries, on_device=gpus is not None, ranks=ranks)
+    if ranks > 1:
+        notes.append(
+            f"reckoned with {ranks} ranks and deepspeed.zero_stage = {config.deepspeed.zero_stage}: start the run with "
+            f"--launcher deepspeed --nproc {ranks}; without a launcher it is one process on one GPU"
+        )
+        if config.deepspeed.config_file:
+            notes.append("deepspeed.config_file is not read: what it sets instead of [deepspeed] is not reckoned with")
+    if config.generation.engine == "server":
+        notes.append("sample, collect and evaluate are reckoned as if this machine drew their answers, not servers")
+    rates = gpu_rates(gpus) if gpus else cpu_rates()
+    if rates is None:
+        notes.append(f"no time is estimated: the speed of {gpus.name} is not known")
+        seconds, basis = dict.fromkeys((spec.name for spec in pipeline), None), ""
+    else:
+        rows = table_rows(config, run_dir)
+        seconds, basis = stages_seconds(config, pipeline, models, rows, rates, ranks), rates.basis
+        unknown = [name for name, value in seconds.items() if value is None]
+        if unknown:
+            notes.append(f"no time is estimated for {', '.join(unknown)}: how many rows their data have is not known")
     found = Diagnosis(
         stages=stages,
         gpus=gpus,
@@ -94,6 +127,8 @@ def examine(config: RunConfig, pipeline: Sequence[StageSpec], run_dir: Path | No
         libraries=libraries,
         versions=current_versions(),
         notes=notes,
+        seconds=seconds,
+        basis=basis,
     )
     found.savings.extend(savings(config, pipeline, models, found))
     return found
@@ -118,22 +153,28 @@ def disk_bytes(config: RunConfig, pipeline: Sequence[StageSpec], models: Models)
 
 
 def savings(config: RunConfig, pipeline: Sequence[StageSpec], models: Models, found: Diagnosis) -> list[Saving]:
-    """Single keys that would lower the stage that needs most: those that are enough first, then those that make no
-    finished work stale."""
+    """Single keys that would lower the stage that needs most: those that are enough first, of which those that make no
+    finished work stale; then the others, what helps most first."""
     stage, now = found.largest, found.needed(found.largest)
     (spec,) = [spec for spec in pipeline if spec.name == stage.stage]
     result = []
-    for key, value in _ways(config, stage.kind):
+    ranks = found.gpus.count if found.gpus else 1
+    for key, value in _ways(config, stage.kind, several=ranks > 1):
         changed = _with(config, key, value)
         arguments = (changed, [spec], models, found.libraries)
-        (other,) = stages_memory(*arguments, on_device=found.gpus is not None)
+        (other,) = stages_memory(*arguments, on_device=found.gpus is not None, ranks=ranks)
         if found.needed(other) < now * (1 - ENOUGH):
             result.append(Saving(key, value, found.needed(other)))
-    return sorted(result, key=lambda saving: found.free is not None and saving.bytes > found.free)
+
+    def order(saving: Saving) -> tuple[bool, int]:
+        is_enough = found.free is None or saving.bytes <= found.free
+        return not is_enough, 0 if is_enough else saving.bytes
+
+    return sorted(result, key=order)
 
 
-def _ways(config: RunConfig, kind: str) -> list[tuple[str, object]]:
-    """Keys that may lower a stage of this kind, with a lower value; the safe ones first."""
+def _ways(config: RunConfig, kind: str, *, several: bool) -> list[tuple[str, object]]:
+    """Keys that may lower a stage of this kind, with a lower value; the safe ones first. `several`: ranks."""
     section = kind.replace("-", "_")
     own = {
         "refine_rm": ["refine_rm.microbatch"],
@@ -152,6 +193,10 @@ def _ways(config: RunConfig, kind: str) -> list[tuple[str, object]]:
     ways.append(("generation.max_new_tokens", max(1, config.generation.max_new_tokens // 2)))
     if kind == "refine-rm" and config.refine_rm.multi_view.microbatch >= 16:
         ways.append(("refine_rm.multi_view.microbatch", config.refine_rm.multi_view.microbatch // 2))
+    ways += [("generation.rows", config.generation.rows // 4)] if config.generation.rows >= 4 else []
+    if several:
+        ways += [("deepspeed.zero_stage", 3)] if config.deepspeed.zero_stage < 3 else []
+        ways += [("deepspeed.offload_optimizer", "cpu")] if config.deepspeed.zero_stage else []
     if not config.model.lora.rank:
         ways.append(("model.lora.rank", 16))
     if config.model.dtype == "float32":

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Reason = Literal["accepted", "low-confidence", "one-cluster", "equal", "unparsed"]
+CONFIDENCE = "confidence "  # before a confidence to two places: the name of its count
 CONFIDENT = 0.75  # a preference of at least this for one of the two answers
 
 
@@ -143,18 +144,36 @@ def summarise_rlaif(
         judgements: (first order, second order) of each comparison, as `rlaif_preference` takes them.
 
     Returns:
+        What `rlaif_rates` says of them.
+    """
+    return rlaif_rates(count_judgements(judgements))
+
+
+def count_judgements(judgements: Sequence[tuple[tuple[float, float], tuple[float, float]]]) -> Counter[str]:
+    """Sums for `rlaif_rates`. Those of two parts add up to those of the whole."""
+    first = [(_first_of_two(*one), _first_of_two(*other)) for one, other in judgements]
+    preferences = [rlaif_preference(*orders) for orders in judgements]
+    return Counter(
+        asked=len(judgements),
+        confident=sum(max(p, 1 - p) >= CONFIDENT for p in preferences),
+        consistent=sum((one - 0.5) * (0.5 - other) > 0 for one, other in first),
+        first_label=math.fsum(map(math.fsum, first)),
+    )
+
+
+def rlaif_rates(counts: Mapping[str, float]) -> dict[str, float | int | None]:
+    """
+    Returns:
         "rlaif_asked" (comparisons); "rlaif_confident_rate", those whose preference is at least 0.75 for either answer;
         "rlaif_consistent_rate", those in which both orders prefer the same answer; "rlaif_first_label", the mean
         probability of the first label over both orders, 1/2 without a position bias. A rate of nothing is None.
     """
-    count = len(judgements)
-    first = [(_first_of_two(*one), _first_of_two(*other)) for one, other in judgements]
-    preferences = [rlaif_preference(*orders) for orders in judgements]
+    count = counts["asked"]
     return {
         "rlaif_asked": count,
-        "rlaif_confident_rate": _rate(sum(max(p, 1 - p) >= CONFIDENT for p in preferences), count),
-        "rlaif_consistent_rate": _rate(sum((one - 0.5) * (0.5 - other) > 0 for one, other in first), count),
-        "rlaif_first_label": math.fsum(map(math.fsum, first)) / (2 * count) if count else None,
+        "rlaif_confident_rate": _rate(counts["confident"], count),
+        "rlaif_consistent_rate": _rate(counts["consistent"], count),
+        "rlaif_first_label": _rate(counts["first_label"], 2 * count),
     }
 
 
@@ -172,30 +191,45 @@ def draw_two(count: int, draw: float) -> tuple[int, int]:
 
 
 def summarise(decisions: Sequence[Decision]) -> dict[str, float | int | dict[str, int] | None]:
-    """What METHOD 3.4 asks to report of all prompts.
+    """What METHOD 3.4 asks to report of all prompts: `decision_rates` of them."""
+    return decision_rates(count_decisions(decisions))
 
+
+def count_decisions(decisions: Iterable[Decision]) -> Counter[str]:
+    """Sums for `decision_rates`. Those of two parts add up to those of the whole."""
+    counts: Counter[str] = Counter()
+    for decision in decisions:
+        counts["prompts"] += 1
+        counts[decision.reason] += 1
+        if decision.confidence is not None:
+            counts[f"{CONFIDENCE}{decision.confidence:.2f}"] += 1
+        if decision.chosen_reward is not None and decision.rejected_reward is not None:
+            counts["rewarded"] += 1
+            counts["reversed"] += decision.rejected_reward > decision.chosen_reward
+    return counts
+
+
+def decision_rates(counts: Mapping[str, int]) -> dict[str, float | int | dict[str, int] | None]:
+    """
     Returns:
         "prompts", "accepted" (counts); "acceptance_rate", "low_confidence_rate", "one_cluster_rate", "equal_rate" (of
         all prompts); "reversed_reward_rate" (of accepted pairs with rewards, those with r(y_l) > r(y_w)); and
         "confidence_histogram" (confidence to two places -> prompts). A rate of nothing is None.
     """
-    count = len(decisions)
-    reasons = Counter(decision.reason for decision in decisions)
-    pairs = [
-        (d.chosen_reward, d.rejected_reward)
-        for d in decisions
-        if d.chosen_reward is not None and d.rejected_reward is not None
-    ]
-    confidences = sorted(d.confidence for d in decisions if d.confidence is not None)
+
+    def of(name: str) -> int:
+        return counts.get(name, 0)
+
+    confidences = sorted(name for name in counts if name.startswith(CONFIDENCE))
     return {
-        "prompts": count,
-        "accepted": reasons["accepted"],
-        "acceptance_rate": _rate(reasons["accepted"], count),
-        "low_confidence_rate": _rate(reasons["low-confidence"], count),
-        "one_cluster_rate": _rate(reasons["one-cluster"], count),
-        "equal_rate": _rate(reasons["equal"], count),
-        "reversed_reward_rate": _rate(sum(rejected > chosen for chosen, rejected in pairs), len(pairs)),
-        "confidence_histogram": dict(Counter(f"{confidence:.2f}" for confidence in confidences)),
+        "prompts": of("prompts"),
+        "accepted": of("accepted"),
+        "acceptance_rate": _rate(of("accepted"), of("prompts")),
+        "low_confidence_rate": _rate(of("low-confidence"), of("prompts")),
+        "one_cluster_rate": _rate(of("one-cluster"), of("prompts")),
+        "equal_rate": _rate(of("equal"), of("prompts")),
+        "reversed_reward_rate": _rate(of("reversed"), of("rewarded")),
+        "confidence_histogram": {name.removeprefix(CONFIDENCE): counts[name] for name in confidences},
     }
 
 
@@ -227,7 +261,7 @@ def _first_of_two(first: float, second: float) -> float:
     return 1.0 / (1.0 + math.exp(gap)) if gap <= 0 else math.exp(-gap) / (1.0 + math.exp(-gap))
 
 
-def _rate(part: int, whole: int) -> float | None:
+def _rate(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 

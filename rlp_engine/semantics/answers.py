@@ -1,9 +1,10 @@
 """What an NLI model answered, by what it was asked: nothing is asked twice, by later attempts and stages neither.
 
-The file lies in the run's .cache, outside the stages: an interrupted `synthesize` goes on from it, another gamma or
-a second branch asks nothing that was asked before, and no output of a stage depends on it. One file for each model
-and setting that decides an answer (`AnswerFolder.open`), one JSON line for each forward pass. A killed writer may
-leave a torn line, and a disk may damage one: lines that are not ours are passed over and their questions asked again.
+The files lie in the run's .cache, outside the stages: an interrupted `synthesize` goes on from them, another gamma or
+a second branch asks nothing that was asked before, and no output of a stage depends on them. One file for each block of
+prompts, model and setting that decides an answer (`AnswerFolder.open`), one JSON line for each forward pass. A block's
+file is held in memory while its block is worked on, and written by the one rank that does. A killed writer may leave a
+torn line, and a disk may damage one: lines that are not ours are passed over and their questions asked again.
 """
 
 from __future__ import annotations
@@ -48,15 +49,16 @@ class Answers:
         self.used: dict[Key, Answer] = {}
         self.num_asked = 0  # of those used, what the model answered since this object was made
         self.unreadable_lines = 0
-        self._path = path
+        self._path, self._header = path, header or {}
         self._stored: dict[Key, Answer] = {}
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            append_line(path, header or {})
-        for record in self._lines(path):
-            self._stored.update(record)
+        if path is not None and path.exists():
+            for record in self._lines(path):
+                self._stored.update(record)
+
+    @property
+    def num_recalled(self) -> int:
+        """Of those used, what the file answered."""
+        return len(self.used) - self.num_asked
 
     def stored(self, key: Key) -> Answer | None:
         """The file's answer, if it was not used yet."""
@@ -71,6 +73,9 @@ class Answers:
         self.used.update(answers)
         self.num_asked += len(answers)
         if self._path is not None:
+            if not self._path.exists():
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                append_line(self._path, self._header)
             append_line(self._path, {"answers": {key.hex(): list(answer) for key, answer in answers.items()}})
 
     def _lines(self, path: Path) -> Iterator[dict[Key, Answer]]:
@@ -92,10 +97,14 @@ class AnswerFolder:
     model: str  # digest of a local model's files, or the hub id, whose commit is known once it is loaded
     warn: Callable[[str], None]
 
-    def open(self, **decisive: Any) -> Answers:
-        """The answers under these settings: everything that decides a label, beside the texts."""
+    def open(self, block: str, **decisive: Any) -> Answers:
+        """The answers to one block of prompts under these settings: everything that decides a label, beside the texts.
+
+        Args:
+            block: a digest of what is in it, or "".
+        """
         header = {"model": self.model, **decisive}
-        path = self.path / f"{sha256_of_json(header)[:16]}.jsonl"
+        path = self.path / f"{sha256_of_json({**header, 'block': block})[:16]}.jsonl"
         answers = Answers(path, header)
         if answers.unreadable_lines:
             self.warn(f"unreadable lines in {path}: {answers.unreadable_lines}; their questions are asked again")

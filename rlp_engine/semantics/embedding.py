@@ -52,6 +52,9 @@ class EmbeddingEquivalence:
         self._calls = 0
         self._truncated = 0
 
+    def begin(self, block: str) -> None:
+        self._cache.clear()
+
     def equivalent(self, comparisons: Sequence[Comparison]) -> list[bool]:
         vectors = self.embed([text.strip() for c in comparisons for text in (c.leader, c.answer)])
         cosines = (vectors[0::2] * vectors[1::2]).sum(dim=-1)

@@ -28,6 +28,11 @@ class Comparison(NamedTuple):
 class Equivalence(Protocol):
     """Answers batches of comparisons. The answer may depend on the comparison only, not on the batch."""
 
+    def begin(self, block: str) -> None:
+        """A new block of prompts: nothing of the one before is remembered, so that memory and what is counted depend
+        on the blocks alone, not on how many came before them in this process. `block` names what is in it."""
+        ...
+
     def equivalent(self, comparisons: Sequence[Comparison]) -> list[bool]:
         """One verdict a comparison, in order."""
         ...
@@ -47,6 +52,9 @@ class Equivalence(Protocol):
 class ExactMatch:
     """Equal after `normalised`."""
 
+    def begin(self, block: str) -> None:
+        """It remembers nothing."""
+
     def equivalent(self, comparisons: Sequence[Comparison]) -> list[bool]:
         return [normalised(c.leader) == normalised(c.answer) for c in comparisons]
 
@@ -62,6 +70,9 @@ class KnownMeaning:
 
     def __init__(self, same_meaning: SameMeaning) -> None:
         self._same_meaning = same_meaning
+
+    def begin(self, block: str) -> None:
+        """It remembers nothing."""
 
     def equivalent(self, comparisons: Sequence[Comparison]) -> list[bool]:
         return [bool(self._same_meaning(*c)) for c in comparisons]

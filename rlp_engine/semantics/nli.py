@@ -2,12 +2,13 @@
 
 METHOD 3.1, 3.2; Kuhn et al. 2023 (arXiv:2302.09664), algorithm 1. Both texts carry the question, the
 decision is the arg max of the labels, and the labels are read from the model's config: their order differs
-between published checkpoints. No (premise, hypothesis) is asked twice (answers.py).
+between published checkpoints. No (premise, hypothesis) of a block of prompts is asked twice (answers.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,7 +43,7 @@ class EntailmentEquivalence:
         microbatch: int = 32,
         question_tokens: int = 128,
         max_length: int = 512,
-        answers: Answers | None = None,
+        open_answers: Callable[[str], Answers] = lambda block: Answers(),
         after_forward: Callable[[], None] = lambda: None,
     ) -> None:
         """
@@ -51,7 +52,7 @@ class EntailmentEquivalence:
             microbatch: pairs per forward pass.
             question_tokens: the question is cut to its first so many tokens; it is in both texts.
             max_length: tokens of an encoded pair; the longer text loses its end first.
-            answers: of this model with this `max_length`; None = remember in memory.
+            open_answers: block -> what this model answered of it, with this `max_length`; by default nothing is kept.
             after_forward: called when a forward pass's answers are remembered: a point to stop at.
 
         Raises:
@@ -69,9 +70,16 @@ class EntailmentEquivalence:
         self._rule: EquivalenceRule = rule
         self._microbatch = microbatch
         self._max_length = max_length
-        self._answers = Answers() if answers is None else answers
+        self._open_answers = open_answers
+        self._answers = open_answers("")
         self._after_forward = after_forward
-        self._truncated = 0
+        self._truncated = self._calls_before = self._recalled_before = 0
+
+    def begin(self, block: str) -> None:
+        self._calls_before += len(self._answers.used)
+        self._recalled_before += self._answers.num_recalled
+        self._answers = self._open_answers(block)
+        self._encoder.forget()
 
     def equivalent(self, comparisons: Sequence[Comparison]) -> list[bool]:
         """Ask leader -> answer for all, then answer -> leader where the first direction leaves it open."""
@@ -85,16 +93,16 @@ class EntailmentEquivalence:
         return verdicts
 
     def counts(self) -> dict[str, int]:
-        """Of the different (premise, hypothesis) that the verdicts rest on, whoever answered them: these numbers are
-        those of a run that was never interrupted."""
+        """Of the different (premise, hypothesis) in each block that the verdicts rest on, whoever answered them: these
+        numbers are those of a run that was never interrupted."""
         return {
-            "nli_calls": len(self._answers.used),
+            "nli_calls": self._calls_before + len(self._answers.used),
             "nli_truncated": self._truncated,
             "nli_questions_cut": self._encoder.questions_cut,
         }
 
     def recalled(self) -> int:
-        return len(self._answers.used) - self._answers.num_asked
+        return self._recalled_before + self._answers.num_recalled
 
     def labels(self, pairs: Sequence[tuple[str, str]]) -> list[Label]:
         """The label of each (premise, hypothesis)."""
@@ -190,7 +198,7 @@ def load_entailment(
         microbatch=microbatch,
         question_tokens=question_tokens,
         max_length=max_length,
-        answers=answers.open(**decisive) if answers else None,
+        **({"open_answers": partial(answers.open, **decisive)} if answers else {}),
         after_forward=after_forward,
     )
 

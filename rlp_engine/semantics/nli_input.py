@@ -37,6 +37,10 @@ class PairEncoder:
         self._control_ids = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         self._questions: dict[tuple[str, str], str] = {}
 
+    def forget(self) -> None:
+        """Of the questions so far; what was cut stays counted."""
+        self._questions.clear()
+
     def texts(self, comparison: Comparison) -> tuple[str, str]:
         """question + " " + answer, of both."""
         question = self.question(comparison.prompt)

@@ -9,7 +9,7 @@ are kept one by one as well.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,14 @@ from rlp_engine.config.schema import GenerationConfig
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.data.rows import iterate_samples, write_jsonl
 from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError
 from rlp_engine.generation.native import Request, Sampling, generate
 from rlp_engine.models.policy import Policy
 from rlp_engine.randomness import KeyPart
 from rlp_engine.run.signals import StopSignal
 from rlp_engine.stages.common import shard_files, shards
+from rlp_engine.stages.sharding import all_ranks, is_own
 from rlp_engine.stages.spec import StageContext, is_by_server
 
 
@@ -124,49 +126,93 @@ def stage_answerer(
 
 
 def answer_in_shards(
-    context: StageContext, source: Answerer, prompts: Sequence[Prompt], draws: int, folder: str, shard_prompts: int
+    context: StageContext,
+    source: Answerer,
+    prompts: Iterable[Prompt],
+    draws: int,
+    folder: str,
+    shard_prompts: int,
+    *,
+    total: int,
 ) -> list[Path]:
-    """Write OUT/folder/shard_NNNNN.jsonl, keeping the shards that are already whole; all shard files in order."""
+    """Write OUT/folder/shard_NNNNN.jsonl, keeping the shards that are already whole; all shard files in order.
+
+    Every rank makes its own shards, and all of them are there when this returns.
+
+    Args:
+        prompts: read as they are needed, one shard at a time.
+        total: how many there are at most, for the progress line.
+    """
     target = context.out / folder
     target.mkdir(parents=True, exist_ok=True)
     done = 0
-    for name, members in shards(prompts, shard_prompts):
-        path = target / f"{name}.jsonl"
-        if not path.exists():
-            context.stop.check(f"{context.spec.name}; whole shards are kept")
-            source.write_shard(context, path, members, draws)
-        done += len(members)
-        context.reporter.progress(context.spec.name, done, len(prompts), "prompts")
+    with all_ranks(context, "whole shards are kept"):
+        for number, (name, members) in enumerate(shards(prompts, shard_prompts)):
+            path = target / f"{name}.jsonl"
+            if is_own(number) and not path.exists():
+                context.stop.check(f"{context.spec.name}; whole shards are kept")
+                source.write_shard(context, path, members, draws)
+            done += len(members)
+            context.reporter.progress(context.spec.name, done, total, "prompts")
     return shard_files(target)
+
+
+class LengthFilter:
+    """Prompts of at most `limit` tokens; longer ones are dropped and counted, never cut (METHOD 5.1).
+
+    So are prompts of which the tokenizer makes no token: a policy has nothing to go on from.
+    """
+
+    def __init__(self, template: PromptTemplate, limit: int) -> None:
+        self.seen = self.too_long = self.empty = 0
+        self._template, self._limit = template, limit
+
+    @property
+    def kept(self) -> int:
+        return self.seen - self.too_long - self.empty
+
+    def of(self, prompts: Iterable[Prompt]) -> Iterator[Prompt]:
+        """Those that stay, one at a time."""
+        for prompt in prompts:
+            length = len(self._template.encode_prompt(prompt))
+            self.seen += 1
+            self.too_long += length > self._limit
+            self.empty += length == 0
+            if 0 < length <= self._limit:
+                yield prompt
+
+    def tell(self, context: StageContext) -> None:
+        """Warn of what was left out.
+
+        Raises:
+            DataError: no prompt is left.
+        """
+        if self.kept == 0:
+            raise DataError(
+                f"none of {self.seen} prompts has between 1 and {self._limit} tokens",
+                where=f"generation.max_prompt_tokens = {self._limit}",
+                found=f"{self.too_long} longer ones, {self.empty} without a token",
+                mend="raise generation.max_prompt_tokens, or give shorter instructions",
+            )
+        if not world().is_leader:  # every rank counts the same ones
+            return
+        if self.too_long:
+            context.reporter.warn(
+                f"{self.too_long} of {self.seen} prompts are longer than generation.max_prompt_tokens = {self._limit} "
+                "and are left out"
+            )
+        if self.empty:
+            context.reporter.warn(f"{self.empty} of {self.seen} prompts have no token and are left out")
 
 
 def short_enough(
     context: StageContext, prompts: Sequence[Prompt], template: PromptTemplate, limit: int
 ) -> list[Prompt]:
-    """The prompts of at most `limit` tokens; longer ones are dropped and counted, never cut (METHOD 5.1).
-
-    So are prompts of which the tokenizer makes no token: a policy has nothing to go on from.
-
-    Raises:
-        DataError: no prompt is left.
-    """
-    lengths = [len(template.encode_prompt(prompt)) for prompt in prompts]
-    too_long, empty = sum(length > limit for length in lengths), lengths.count(0)
-    if too_long + empty == len(prompts):
-        raise DataError(
-            f"none of {len(prompts)} prompts has between 1 and {limit} tokens",
-            where=f"generation.max_prompt_tokens = {limit}",
-            found=f"{too_long} longer ones, {empty} without a token",
-            mend="raise generation.max_prompt_tokens, or give shorter instructions",
-        )
-    if too_long:
-        context.reporter.warn(
-            f"{too_long} of {len(prompts)} prompts are longer than generation.max_prompt_tokens = {limit} "
-            "and are left out"
-        )
-    if empty:
-        context.reporter.warn(f"{empty} of {len(prompts)} prompts have no token and are left out")
-    return [prompt for prompt, length in zip(prompts, lengths, strict=True) if 0 < length <= limit]
+    """The prompts that `LengthFilter` keeps. Raises DataError when none is left."""
+    lengths = LengthFilter(template, limit)
+    kept = list(lengths.of(prompts))
+    lengths.tell(context)
+    return kept
 
 
 def iterate_folder(folder: Path) -> Iterator[list[Sample]]:

@@ -14,6 +14,7 @@ from rlp_engine.config.schema import LabelNoiseConfig
 from rlp_engine.data.records import PreferencePair, Prompt, Sample
 from rlp_engine.data.rows import read_pairs, read_prompts, write_jsonl
 from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError
 from rlp_engine.evaluation.judges import Judge, ScoringJudge, draw_label
 from rlp_engine.models.policy import load_policy
@@ -23,11 +24,13 @@ from rlp_engine.stages.common import prepare_device
 from rlp_engine.stages.judging import build_judge, told_costs
 from rlp_engine.stages.spec import StageContext
 
-SHARD_PROMPTS = 512  # instructions per committed shard
+SHARD_PROMPTS = 128  # instructions per committed shard: few enough that eight ranks share 805 of them
 
 
 def run(context: StageContext) -> dict[str, Any]:
     if context.config.collect.source == "file":
+        if not world().is_leader:
+            return {}
         pairs = list(read_pairs(context.inputs["preferences"]))
         shutil.copyfile(context.inputs["preferences"], context.out / "pairs.jsonl")
         return {"pairs": len(pairs), "source": "file"}
@@ -51,7 +54,9 @@ def collect_from_annotator(context: StageContext) -> dict[str, Any]:
         key=(config.seed, 0, "collect", 0),
     )
     draws = 2 * config.collect.pairs_per_instruction
-    answer_in_shards(context, source, prompts, draws, "answers", SHARD_PROMPTS)
+    answer_in_shards(context, source, prompts, draws, "answers", SHARD_PROMPTS, total=len(prompts))
+    if not world().is_leader:  # labels are the leader's work
+        return {}
 
     annotator = build_judge(config.collect.annotator, context, "annotator", device)
     by_id = {prompt.prompt_id: prompt for prompt in prompts}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,8 @@ from rlp_engine.stages.spec import StageContext
 from rlp_engine.training.steps import Task, UpdaterTask, run_steps
 
 Result = TypeVar("Result")
+
+T = TypeVar("T")
 
 
 def prepare_device(compute: ComputeConfig) -> torch.device:
@@ -61,11 +64,16 @@ def scorer_of(context: StageContext, reward_model: RewardModel, *, microbatch: i
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """The shards of a folder in order."""
-    return sorted(path for path in folder.iterdir() if path.name.startswith("shard_"))
+    """The shards of a folder in order: by number, which has more than five digits from 100,000 on."""
+    found = (path for path in folder.iterdir() if path.name.startswith("shard_"))
+    return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
-def shards(items: Sequence, size: int) -> Iterator[tuple[str, Sequence]]:
-    """("shard_00000", items) in order; the last one may be shorter."""
-    for number, start in enumerate(range(0, len(items), size)):
-        yield f"shard_{number:05d}", items[start : start + size]
+def shards(items: Iterable[T], size: int) -> Iterator[tuple[str, list[T]]]:
+    """("shard_00000", items) in order, one shard in memory at a time; the last one may be shorter."""
+    left = iter(items)
+    for number in itertools.count():
+        members = list(itertools.islice(left, size))
+        if not members:
+            return
+        yield f"shard_{number:05d}", members

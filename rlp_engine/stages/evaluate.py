@@ -41,6 +41,7 @@ import torch
 
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.rows import read_prompts
+from rlp_engine.distributed.world import world
 from rlp_engine.evaluation.gain import gain
 from rlp_engine.evaluation.judges import Judge, ScoringJudge, preferences
 from rlp_engine.evaluation.winrate import paired_bootstrap, win_rate
@@ -59,12 +60,15 @@ def run(context: StageContext) -> dict[str, Any]:
     prompts = list(read_prompts(context.inputs["instructions"]))
     judge = build_judge(context.config.evaluate.judge, context, "judge", device)
     policies, judged = judge_set(context, prompts, judge, device)
+    test_sets = [judge_test_set(context, name, judge, device) for name in test_set_names(context)]
+    if not world().is_leader:  # it alone judges and writes results
+        return {}
     results = {
         "judge": judge.name,
         **judged,
         "reward_models": reward_model_results(context, prompts, policies, judge, device),
         "synthetic_pairs": synthetic_pair_results(context, judge),
-        "test_sets": [judge_test_set(context, name, judge, device) for name in test_set_names(context)],
+        "test_sets": test_sets,
     }
     write_json(context.out / "results.json", results)
     return {"policies": {row["name"]: row["win_rate"] for row in results["policies"]}, **told_costs(context, judge)}
@@ -73,10 +77,15 @@ def run(context: StageContext) -> dict[str, Any]:
 def judge_set(
     context: StageContext, prompts: Sequence[Prompt], judge: Judge, device: torch.device
 ) -> tuple[list[Judged], dict[str, Any]]:
-    """Every policy on one list of instructions, its files below `context.out`; (the policies, their results)."""
+    """Every policy on one list of instructions, its files below `context.out`; (the policies, their results).
+
+    Every rank draws its share of the answers; the results are the leader's.
+    """
     policies = [judge_policy(context, name, prompts, judge, device) for name in policy_names(context)]
     if context.config.evaluate.best_of_n:
         policies.insert(1, best_of_n(context, prompts, judge, load_scorer(context, "train-rm", device), device))
+    if not world().is_leader:
+        return policies, {}
     references, reference_name = reference_answers(context, prompts, policies[0])
     results = policy_results(context, prompts, policies, references, judge)
     subsets = subset_results(context.out / "annotations.jsonl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.distributed.world import world
 from rlp_engine.evaluation.ifeval.judge import ifeval_parts
 from rlp_engine.evaluation.judges import Judge, ScoringJudge, best_of
 from rlp_engine.generation.logprobs import sequence_logprobs
@@ -18,10 +20,12 @@ from rlp_engine.models.policy import Policy, load_policy
 from rlp_engine.models.reward import ResponseScorer
 from rlp_engine.sandbox.data import World
 from rlp_engine.stages.answering import Answerer, answer_in_shards, iterate_folder, stage_answerer
+from rlp_engine.stages.common import shards
 from rlp_engine.stages.evaluate_files import write_outputs
+from rlp_engine.stages.sharding import is_own
 from rlp_engine.stages.spec import StageContext
 
-SHARD_PROMPTS = 512  # instructions per committed shard
+SHARD_PROMPTS = 128  # instructions per committed shard: few enough that eight ranks share 805 of them
 SFT = "sft"
 
 
@@ -84,7 +88,8 @@ def judge_policy(
     answers = drawn(context, decoding, prompts, 1, f"answers/{name}/decoded")
     sampling = source_of(context, policy, name, temperature=1.0, top_p=1.0, purpose="sample")
     samples = drawn(context, sampling, prompts, config.samples_per_prompt, f"answers/{name}/sampled")
-    write_outputs(context.out / "outputs", name, prompts, answers, config.input)
+    if world().is_leader:
+        write_outputs(context.out / "outputs", name, prompts, answers, config.input)
     return Judged(
         name,
         answers,
@@ -98,14 +103,16 @@ def judge_policy(
 
 
 def drawn(context: StageContext, source: Answerer, prompts: Sequence[Prompt], draws: int, folder: str) -> list[Sample]:
-    answer_in_shards(context, source, prompts, draws, folder, SHARD_PROMPTS)
+    answer_in_shards(context, source, prompts, draws, folder, SHARD_PROMPTS, total=len(prompts))
     return [sample for shard in iterate_folder(context.out / folder) for sample in shard]
 
 
 def judge_samples(judge: Judge, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[float] | None:
-    """Scores; None of a judge that only compares."""
+    """Scores; None of a judge that only compares; none at the other ranks, since judging is the leader's work."""
     if not isinstance(judge, ScoringJudge):
         return None
+    if not world().is_leader:
+        return []
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     return judge.scores(
         [by_id[s.prompt_id] for s in samples], [s.text for s in samples], [s.finish_reason for s in samples]
@@ -113,15 +120,16 @@ def judge_samples(judge: Judge, prompts: Sequence[Prompt], samples: Sequence[Sam
 
 
 def gold_parts(context: StageContext, prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[dict[str, float]]:
-    """What the sandbox's gold reward, or IFEval's score, of each sample is made of; empty with any other judge."""
+    """What the sandbox's gold reward, or IFEval's score, of each sample is made of; empty with any other judge, and at
+    the other ranks."""
     kind = context.config.evaluate.judge.kind
+    if kind not in ("gold", "ifeval") or not world().is_leader:
+        return []
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     if kind == "ifeval":
         return [ifeval_parts(by_id[s.prompt_id], s.text) for s in samples]
-    if kind != "gold":
-        return []
-    world = World(context.config.sandbox)
-    return [world.gold_parts(by_id[s.prompt_id], s.text, s.finish_reason) for s in samples]
+    sandbox = World(context.config.sandbox)
+    return [sandbox.gold_parts(by_id[s.prompt_id], s.text, s.finish_reason) for s in samples]
 
 
 def sequence_kl(
@@ -133,16 +141,26 @@ def sequence_kl(
 ) -> float:
     """Mean over the samples of log pi(y|x) - log pi_SFT(y|x), nats: an unbiased estimate of the sequence KL.
 
-    Both log-probabilities come from the same kind of forward pass, so that the estimate is 0 for equal models.
+    Both log-probabilities come from the same kind of forward pass, so that the estimate is 0 for equal models. Every
+    rank takes its shards of the samples, which alone go through a model together.
     """
     encoded = {prompt.prompt_id: sampling.encode(prompt) for prompt in prompts}
-    prompt_ids = [encoded[sample.prompt_id] for sample in samples]
-    response_ids = [sample.token_ids for sample in samples]
-    own, reference = (
-        sequence_logprobs(policy.model, prompt_ids, response_ids, pad_id=sampling.sampling.pad_id, rows=sampling.rows)
-        for policy in (sampling.policy, load_named(context, SFT, device))
-    )
-    return statistics.fmean(a - b for a, b in zip(own, reference, strict=True))
+    policies = (sampling.policy, load_named(context, SFT, device))
+    own: list[tuple[int, list[float]]] = []  # number of a shard, log-ratios of its samples
+    size = SHARD_PROMPTS * context.config.evaluate.samples_per_prompt
+    for number, (_, members) in enumerate(shards(samples, size)):
+        if is_own(number):
+            prompt_ids = [encoded[sample.prompt_id] for sample in members]
+            response_ids = [sample.token_ids for sample in members]
+            logprobs = (
+                sequence_logprobs(
+                    p.model, prompt_ids, response_ids, pad_id=sampling.sampling.pad_id, rows=sampling.rows
+                )
+                for p in policies
+            )
+            own.append((number, [a - b for a, b in zip(*logprobs, strict=True)]))
+    in_order = sorted(itertools.chain.from_iterable(world().gather(own)))
+    return statistics.fmean(ratio for _, ratios in in_order for ratio in ratios)
 
 
 def best_of_n(
@@ -155,6 +173,8 @@ def best_of_n(
     policy = load_named(context, SFT, device)
     source = source_of(context, policy, SFT, temperature=1.0, top_p=1.0, purpose="best-of-n")
     samples = drawn(context, source, prompts, count, f"answers/{name}/sampled")
+    if not world().is_leader:
+        return Judged(name, [], [], [], [], [], [], None)
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     rewards = scorer.score_responses([by_id[s.prompt_id] for s in samples], [s.text for s in samples])
     rows = [rewards[start : start + count] for start in range(0, len(rewards), count)]

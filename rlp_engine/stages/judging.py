@@ -61,7 +61,20 @@ def server_judge(context: StageContext, names: Sequence[str]) -> ServerJudge:
 
 def told_costs(context: StageContext, judge: Judge) -> dict[str, Any]:
     """What judging took, as one line for people and for the stage's summary; nothing for a judge that costs nothing."""
-    costs = judge.costs()
+    return tell_costs(context, judge.costs())
+
+
+def added_costs(parts: Sequence[dict[str, float | int]]) -> dict[str, float | int]:
+    """What several ranks' judges took together."""
+    total: dict[str, float | int] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+def tell_costs(context: StageContext, costs: dict[str, float | int]) -> dict[str, Any]:
+    """`told_costs` of what has been counted."""
     if not costs:
         return {}
     context.reporter.line(f"{context.spec.name}: {costs_line(costs)}")

@@ -186,10 +186,11 @@ def _collect(config: RunConfig) -> StageSpec:
     return StageSpec(
         name="collect",
         kind="collect",
-        version=1,
+        version=2,
         inputs=inputs,
         sections=sections,
         function="rlp_engine.stages.collect:run",
+        ranks="all",
     )
 
 
@@ -297,6 +298,7 @@ def _sampling(config: RunConfig, folder: str, *, policy: str, reward: str, round
         inputs=(sft_policy(config), StageInput("policy", stage=policy, path="model"), _rows("unlabeled")),
         sections=("seed", "model", "compute", *_answering(config), "sample"),
         function="rlp_engine.stages.sample:run",
+        ranks="all",
         params={"round": round_number},
     )
     embed = StageSpec(
@@ -312,6 +314,7 @@ def _sampling(config: RunConfig, folder: str, *, policy: str, reward: str, round
         ),
         sections=("seed", "model", "compute", "embed", "train_rm"),
         function="rlp_engine.stages.embed:run",
+        ranks="all",
     )
     return [sample, embed]
 
@@ -357,10 +360,11 @@ def _synthesize(config: RunConfig, name: str, selection: str, shared: str, polic
     return StageSpec(
         name=name,
         kind="synthesize",
-        version=2,
+        version=3,
         inputs=inputs,
         sections=sections,
         function="rlp_engine.stages.synthesize:run",
+        ranks="all",
         params={"selection": selection, "round": round_number},
     )
 
@@ -436,4 +440,5 @@ def _evaluate(config: RunConfig) -> StageSpec:
             *_judge_sections(judge),
         ),
         function="rlp_engine.stages.evaluate:run",
+        ranks="all",
     )

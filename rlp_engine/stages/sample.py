@@ -1,7 +1,7 @@
 """n answers an instruction from the policy, and one from the SFT policy (Algorithm 1, line 4; METHOD 1, stage 4a).
 
 Outputs: answers/shard_NNNNN.jsonl (n rows a prompt, sorted by prompt and draw), sft_answers/shard_NNNNN.jsonl
-(one row a prompt: the zero of the drift measures).
+(one row a prompt: the zero of the drift measures). Prompts and answers pass through memory shard by shard.
 """
 
 from __future__ import annotations
@@ -10,39 +10,51 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from rlp_engine.data.rows import read_prompts
+from rlp_engine.data.rows import count_rows, iterate_prompts
 from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.distributed.world import world
 from rlp_engine.models.policy import load_policy
-from rlp_engine.stages.answering import answer_in_shards, iterate_folder, short_enough, stage_answerer
+from rlp_engine.stages.answering import LengthFilter, answer_in_shards, iterate_folder, stage_answerer
 from rlp_engine.stages.common import prepare_device
+from rlp_engine.stages.sharding import warn_if_idle
 from rlp_engine.stages.spec import StageContext
 
 
 def run(context: StageContext) -> dict[str, Any]:
+    sample = context.config.sample
+    total = count_rows(context.inputs["unlabeled"])
+    warn_if_idle(context, -(-total // sample.shard_prompts), key="sample.shard_prompts")
+    return {
+        "answers": draw(context, "policy", "answers", sample.num_per_prompt, total),
+        "sft_answers": draw(context, "sft_policy", "sft_answers", 1, total),
+    }
+
+
+def draw(context: StageContext, source: str, folder: str, draws: int, total: int) -> dict[str, float]:
+    """Answers of one policy, which is gone when this returns; at the leader what is said of them.
+
+    Args:
+        total: prompts there are.
+    """
     config = context.config
-    device = prepare_device(config.compute)
-    prompts = list(read_prompts(context.inputs["unlabeled"]))
-    summary: dict[str, Any] = {}
-    for source, folder, draws in (
-        ("policy", "answers", config.sample.num_per_prompt),
-        ("sft_policy", "sft_answers", 1),
-    ):
-        policy = load_policy(context.inputs[source], config.model, device=device)
-        template = PromptTemplate(config.model.template, policy.tokenizer)
-        usable = short_enough(context, prompts, template, config.generation.max_prompt_tokens)
-        key = (config.seed, context.spec.params["round"], f"sample-{source}", 0)
-        answers = stage_answerer(
-            context,
-            policy,
-            template,
-            context.inputs[source],
-            temperature=config.sample.temperature,
-            top_p=config.sample.top_p,
-            key=key,
-        )
-        answer_in_shards(context, answers, usable, draws, folder, config.sample.shard_prompts)
-        summary[folder] = {"prompts": len(usable), **sample_statistics(context.out / folder)}
-    return summary
+    policy = load_policy(context.inputs[source], config.model, device=prepare_device(config.compute))
+    template = PromptTemplate(config.model.template, policy.tokenizer)
+    usable = LengthFilter(template, config.generation.max_prompt_tokens)
+    answers = stage_answerer(
+        context,
+        policy,
+        template,
+        context.inputs[source],
+        temperature=config.sample.temperature,
+        top_p=config.sample.top_p,
+        key=(config.seed, context.spec.params["round"], f"sample-{source}", 0),
+    )
+    prompts = usable.of(iterate_prompts(context.inputs["unlabeled"]))
+    answer_in_shards(context, answers, prompts, draws, folder, config.sample.shard_prompts, total=total)
+    usable.tell(context)
+    if not world().is_leader:
+        return {}
+    return {"prompts": usable.kept, **sample_statistics(context.out / folder)}
 
 
 def sample_statistics(folder: Path) -> dict[str, float]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from rlp_engine.data.records import PreferencePair
 from rlp_engine.methods.entailment_clusters import discrete_entropy, kuhn_semantic_entropy, semantic_entropy
-from rlp_engine.methods.synthetic_preferences import Decision, summarise, summarise_rlaif
+from rlp_engine.methods.synthetic_preferences import (
+    Decision,
+    count_decisions,
+    count_judgements,
+    decision_rates,
+    rlaif_rates,
+)
 from rlp_engine.stages.rlaif import Judgement
 from rlp_engine.stages.spec import StageContext
 
+ENTROPIES = ("discrete", "semantic", "kuhn")
 HISTOGRAM_WIDTH = 30  # characters of the longest bar
 
 
@@ -32,18 +39,50 @@ class Decided(Protocol):
     def decision(self) -> Decision: ...
 
 
-def statistics_of(rows: Sequence[Decided], pairs: Sequence[PreferencePair]) -> dict[str, Any]:
-    """statistics.json, without what the equivalence counted."""
+Sums = dict[str, dict[str, float]]
+"""What a shard adds to statistics.json: sums by subject, so that shards can be added up in any order of making."""
+
+
+def sums_of(rows: Sequence[Decided], pairs: Sequence[PreferencePair]) -> Sums:
+    """Of the prompts of one shard."""
     judged = [row.judgement for row in rows if row.judgement]
-    rlaif = summarise_rlaif([judgement.orders for judgement in judged if judgement.orders])
-    rlaif["rlaif_shortened"] = sum(judgement.shortened for judgement in judged)
-    rlaif["rlaif_unparsed"] = sum(judgement.orders is None for judgement in judged)
+    found = [entropies(row.cluster_ids, row.group.mean_logprobs) for row in rows if row.cluster_ids]
     return {
-        **summarise([row.decision for row in rows]),
-        **lengths(pairs),
-        **mean_entropies(rows),
-        **(rlaif if judged else {}),
+        "decisions": count_decisions(row.decision for row in rows),
+        "characters": {
+            "pairs": len(pairs),
+            "chosen": sum(len(pair.chosen) for pair in pairs),
+            "rejected": sum(len(pair.rejected) for pair in pairs),
+        },
+        "entropies": {
+            "clustered": len(found),
+            **{name: math.fsum(row[name] for row in found) for name in ENTROPIES},
+        },
+        "judgements": {
+            **count_judgements([judgement.orders for judgement in judged if judgement.orders]),
+            "shortened": sum(judgement.shortened for judgement in judged),
+            "unparsed": sum(judgement.orders is None for judgement in judged),
+        },
     }
+
+
+def added(parts: Iterable[Sums]) -> Sums:
+    """Sums of all shards. Floats are added in the order of the shards, whoever made them."""
+    total: Sums = {}
+    for part in parts:
+        for subject, sums in part.items():
+            own = total.setdefault(subject, {})
+            for name, value in sums.items():
+                own[name] = own.get(name, 0) + value
+    return total
+
+
+def statistics_of(sums: Sums) -> dict[str, Any]:
+    """statistics.json, without what the equivalence counted."""
+    judgements = sums["judgements"]
+    rlaif = {f"rlaif_{name}": judgements[name] for name in ("shortened", "unparsed")}
+    rlaif = {**rlaif_rates(judgements), **rlaif} if judgements["asked"] or judgements["unparsed"] else {}
+    return {**decision_rates(sums["decisions"]), **lengths(sums), **mean_entropies(sums), **rlaif}
 
 
 def entropies(cluster_ids: Sequence[int], mean_logprobs: Sequence[float]) -> dict[str, float]:
@@ -52,27 +91,28 @@ def entropies(cluster_ids: Sequence[int], mean_logprobs: Sequence[float]) -> dic
     Args:
         mean_logprobs: l_s of each answer: mean log-likelihood a token, nats, at the sampling temperature.
     """
-    values = {
-        "discrete": discrete_entropy(cluster_ids),
-        "semantic": semantic_entropy(cluster_ids, mean_logprobs),
-        "kuhn": kuhn_semantic_entropy(cluster_ids, mean_logprobs),
-    }
-    return {name: value + 0.0 for name, value in values.items()}  # + 0.0: one cluster is 0, not -0
+    values = (
+        discrete_entropy(cluster_ids),
+        semantic_entropy(cluster_ids, mean_logprobs),
+        kuhn_semantic_entropy(cluster_ids, mean_logprobs),
+    )
+    return {name: value + 0.0 for name, value in zip(ENTROPIES, values, strict=True)}  # + 0.0: one cluster is 0, not -0
 
 
-def mean_entropies(rows: Sequence[Decided]) -> dict[str, float]:
+def mean_entropies(sums: Sums) -> dict[str, float]:
     """Means over the prompts whose answers were clustered; nothing where none were."""
-    found = [entropies(row.cluster_ids, row.group.mean_logprobs) for row in rows if row.cluster_ids]
-    return {f"entropy_{name}": statistics.fmean(row[name] for row in found) for name in found[0]} if found else {}
+    found = sums["entropies"]
+    return {f"entropy_{name}": found[name] / found["clustered"] for name in ENTROPIES} if found["clustered"] else {}
 
 
-def lengths(pairs: Sequence[PreferencePair]) -> dict[str, float]:
+def lengths(sums: Sums) -> dict[str, float]:
     """Mean characters of y_w and y_l (the paper: 510 and 449)."""
-    if not pairs:
+    found = sums["characters"]
+    if not found["pairs"]:
         return {}
     return {
-        "chosen_characters": statistics.fmean(len(pair.chosen) for pair in pairs),
-        "rejected_characters": statistics.fmean(len(pair.rejected) for pair in pairs),
+        "chosen_characters": found["chosen"] / found["pairs"],
+        "rejected_characters": found["rejected"] / found["pairs"],
     }
 
 
@@ -113,7 +153,7 @@ def fact_lines(statistics: dict[str, Any]) -> list[str]:
             f"mean characters: y_w {statistics['chosen_characters']:.0f}, y_l {statistics['rejected_characters']:.0f}"
         )
     if clustered:
-        discrete, semantic, kuhn = (statistics[f"entropy_{name}"] for name in ("discrete", "semantic", "kuhn"))
+        discrete, semantic, kuhn = (statistics[f"entropy_{name}"] for name in ENTROPIES)
         lines.append(
             f"mean semantic entropy, nats: {discrete:.2f} by counts, {semantic:.2f} by likelihood, {kuhn:.2f} Kuhn"
         )

@@ -3,22 +3,26 @@
 Outputs: pairs.jsonl (one pair an accepted prompt), decisions.jsonl (every prompt, with the reason and, where answers
 were clustered, their entropies), statistics.json (rates, confidence histogram, lengths, mean entropies, equivalence
 calls against the naive count); for RLAIF also judgements/shard_NNNNN.jsonl, what the judge said of two answers.
+
+Every shard of samples gives a folder shards/shard_NNNNN, made by one rank; at the end the leader puts them together.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors.numpy import load_file
 
 from rlp_engine.data.records import PreferencePair, Prompt, Sample
-from rlp_engine.data.rows import read_prompts, write_jsonl
+from rlp_engine.data.rows import concatenate, read_samples, write_jsonl
+from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError
+from rlp_engine.generation.rlaif import RlaifJudge
 from rlp_engine.methods.entailment_clusters import first_occurrences
 from rlp_engine.methods.synthetic_preferences import (
     Decision,
@@ -28,20 +32,22 @@ from rlp_engine.methods.synthetic_preferences import (
     draw_two,
 )
 from rlp_engine.randomness import KeyPart, uniforms
-from rlp_engine.run.atomic import write_json, write_text
-from rlp_engine.run.fingerprint import DigestCache
+from rlp_engine.run.atomic import committed_dir, write_json, write_text
+from rlp_engine.run.fingerprint import DigestCache, sha256_of_file
 from rlp_engine.run.layout import RunLayout
 from rlp_engine.sandbox.data import World
 from rlp_engine.semantics.answers import AnswerFolder
 from rlp_engine.semantics.build import build_equivalence
 from rlp_engine.semantics.cluster import cluster_prompts
 from rlp_engine.semantics.equivalence import Equivalence
-from rlp_engine.stages.answering import iterate_folder
 from rlp_engine.stages.common import prepare_device, shard_files
-from rlp_engine.stages.judging import told_costs
+from rlp_engine.stages.judging import added_costs, tell_costs
 from rlp_engine.stages.rlaif import Judgement, ServerRlaif, judge_shard, load_judge
+from rlp_engine.stages.sharding import PromptsInOrder, all_ranks, is_own
 from rlp_engine.stages.spec import StageContext, is_remote
-from rlp_engine.stages.synthesis_statistics import entropies, statistics_of, tell
+from rlp_engine.stages.synthesis_statistics import added, entropies, statistics_of, sums_of, tell
+
+SHARDS, PAIRS, DECISIONS, STATISTICS = "shards", "pairs.jsonl", "decisions.jsonl", "statistics.json"
 
 
 class PromptAnswers(NamedTuple):
@@ -63,51 +69,90 @@ class Row(NamedTuple):
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    config = context.config
     selection = context.spec.params["selection"]
-    prompts = {prompt.prompt_id: prompt for prompt in read_prompts(context.inputs["unlabeled"])}
     equivalence = load_equivalence(context) if selection in ("spg", "select-all") else None
     judge = load_judge(context) if selection == "rlaif" else None
-    key = (config.seed, context.spec.params["round"])
-    gamma = config.synthesize.min_confidence if selection == "spg" else 0.0
-    decide = partial(decide_prompt, selection=selection, gamma=gamma, key=key)
-    rows: list[Row] = []
-    vector_files = shard_files(context.inputs["rewards"])
-    shards = iterate_folder(context.inputs["samples"])
-    calls = {"comparisons": 0, "naive_comparisons": 0}
-    for number, (samples, vectors) in enumerate(zip(shards, vector_files, strict=True), 1):
-        context.stop.check(context.spec.name)
-        groups = group_by_prompt(samples, prompts)
-        clusters = cluster_shard(groups, equivalence, calls) if equivalence else [None] * len(groups)
-        judgements: Sequence[Judgement | None] = [None] * len(groups)
-        if judge:
-            drawn = [drawn_two(group.prompt, len(group.answers), key) for group in groups]
-            judgements = judge_shard(context, judge, groups, drawn, vectors.stem)
-        rewards = load_file(vectors)["rewards"].tolist()
-        start = 0
-        for group, cluster_ids, judgement in zip(groups, clusters, judgements, strict=True):
-            own = shared_rewards(group.answers, rewards[start : start + len(group.answers)])
-            start += len(group.answers)
-            decision = decide(group.prompt, cluster_ids, own, judgement=judgement)
-            rows.append(Row(group, cluster_ids, judgement, decision))
-        context.reporter.progress(context.spec.name, number, len(vector_files), "shards")
-    pairs = [pair_of(row) for row in rows if row.decision.accepted]
-    asked = equivalence_counts(equivalence, calls["naive_comparisons"]) if equivalence else {}
-    statistics = {**statistics_of(rows, pairs), **calls, **asked}
-    if equivalence and (recalled := equivalence.recalled()):
+    prompts = PromptsInOrder(context.inputs["unlabeled"])
+    samples, vectors = shard_files(context.inputs["samples"]), shard_files(context.inputs["rewards"])
+    with all_ranks(context, "whole shards are kept"):
+        for number, (file, vector_file) in enumerate(zip(samples, vectors, strict=True)):
+            folder = context.out / SHARDS / file.stem
+            if is_own(number) and not folder.exists():
+                context.stop.check(f"{context.spec.name}; whole shards are kept")
+                groups = group_by_prompt(read_samples(file), prompts)
+                rewards = load_file(vector_file)["rewards"].tolist()
+                if equivalence:
+                    equivalence.begin(sha256_of_file(file))
+                write_shard(folder, *decide_shard(context, groups, rewards, equivalence, judge, file.stem))
+            context.reporter.progress(context.spec.name, number + 1, len(samples), "shards")
+    recalled = sum(world().gather(equivalence.recalled() if equivalence else 0))
+    costs = added_costs(world().gather(judge.judge.costs() if isinstance(judge, ServerRlaif) else {}))
+    if not world().is_leader:
+        return {}
+    if recalled:
         context.reporter.line(f"{context.spec.name}: {recalled} NLI questions had been answered before")
         context.events.append("nli answers recalled", count=recalled)
+    return put_together(context) | tell_costs(context, costs)
+
+
+def decide_shard(
+    context: StageContext,
+    groups: Sequence[PromptAnswers],
+    rewards: Sequence[float],
+    equivalence: Equivalence | None,
+    judge: RlaifJudge | None,
+    name: str,
+) -> tuple[list[Row], dict[str, int]]:
+    """What becomes of the prompts of one shard, and what their comparisons took."""
+    config = context.config
+    selection = context.spec.params["selection"]
+    key = (config.seed, context.spec.params["round"])
+    gamma = config.synthesize.min_confidence if selection == "spg" else 0.0
+    calls = {"comparisons": 0, "naive_comparisons": 0}
+    clusters: Sequence[list[int] | None] = [None] * len(groups)
+    judgements: Sequence[Judgement | None] = [None] * len(groups)
+    if equivalence:
+        clusters, calls = cluster_shard(groups, equivalence)
+    if judge:
+        drawn = [drawn_two(group.prompt, len(group.answers), key) for group in groups]
+        judgements = judge_shard(context, judge, groups, drawn, name)
+    rows, start = [], 0
+    for group, cluster_ids, judgement in zip(groups, clusters, judgements, strict=True):
+        own = shared_rewards(group.answers, rewards[start : start + len(group.answers)])
+        start += len(group.answers)
+        decision = decide_prompt(
+            group.prompt, cluster_ids, own, selection=selection, gamma=gamma, key=key, judgement=judgement
+        )
+        rows.append(Row(group, cluster_ids, judgement, decision))
+    return rows, calls
+
+
+def write_shard(folder: Path, rows: Sequence[Row], calls: dict[str, int]) -> None:
+    """What a shard adds to the outputs: a folder that appears in one rename."""
+    pairs = [pair_of(row) for row in rows if row.decision.accepted]
+    with committed_dir(folder) as partial:
+        write_jsonl(partial / PAIRS, pairs)
+        lines = (json.dumps(decision_row(row), ensure_ascii=False) + "\n" for row in rows)
+        write_text(partial / DECISIONS, "".join(lines))
+        write_json(partial / STATISTICS, sums_of(rows, pairs) | {"calls": calls})
+
+
+def put_together(context: StageContext) -> dict[str, Any]:
+    """The outputs, of all shards in their order, none of which is held in memory; then the shards go."""
+    folders = shard_files(context.out / SHARDS)
+    sums = added(json.loads((folder / STATISTICS).read_text("utf-8")) for folder in folders)
+    calls = sums["calls"]
+    # one by one, every comparison asks both ways (METHOD 3.3)
+    naive = {"naive_nli_calls": 2 * calls["naive_comparisons"]} if "nli_calls" in calls else {}
+    statistics = {**statistics_of(sums), **calls, **naive}
     tell(context, statistics)
-    costs = told_costs(context, judge.judge) if isinstance(judge, ServerRlaif) else {}
-    if not pairs:
+    if not statistics["accepted"]:
         raise no_pair(context, statistics)
-    write_jsonl(context.out / "pairs.jsonl", pairs)
-    write_text(
-        context.out / "decisions.jsonl",
-        "".join(json.dumps(decision_row(row), ensure_ascii=False) + "\n" for row in rows),
-    )
-    write_json(context.out / "statistics.json", statistics)
-    return statistics | costs
+    for name in (PAIRS, DECISIONS):
+        concatenate([folder / name for folder in folders], context.out / name)
+    write_json(context.out / STATISTICS, statistics)
+    shutil.rmtree(context.out / SHARDS)
+    return statistics
 
 
 def no_pair(context: StageContext, statistics: dict[str, Any]) -> DataError:
@@ -147,14 +192,15 @@ def nli_answers(context: StageContext, model: str) -> AnswerFolder:
     return AnswerFolder(layout.nli_answers, known_as, context.reporter.warn)
 
 
-def group_by_prompt(samples: Sequence[Sample], prompts: dict[str, Prompt]) -> list[PromptAnswers]:
+def group_by_prompt(samples: Sequence[Sample], prompts: PromptsInOrder) -> list[PromptAnswers]:
     """Answers of each prompt, in sampling order: a shard holds a prompt's samples next to each other."""
     own: dict[str, list[Sample]] = {}
     for sample in samples:
         own.setdefault(sample.prompt_id, []).append(sample)
+    found = prompts.find(own)
     return [
         PromptAnswers(
-            prompts[prompt_id],
+            found[prompt_id],
             [sample.text for sample in of_prompt],
             [sample.finish_reason for sample in of_prompt],
             [sample.logprob / len(sample.token_ids) for sample in of_prompt],  # an answer has a token, if only its EOS
@@ -163,18 +209,11 @@ def group_by_prompt(samples: Sequence[Sample], prompts: dict[str, Prompt]) -> li
     ]
 
 
-def cluster_shard(groups: Sequence[PromptAnswers], equivalence: Equivalence, calls: dict[str, int]) -> list[list[int]]:
+def cluster_shard(groups: Sequence[PromptAnswers], equivalence: Equivalence) -> tuple[list[list[int]], dict[str, int]]:
+    """Clusters, and what they took: comparisons, those of the sequential walk without duplicates shared, and what the
+    equivalence counted."""
     result = cluster_prompts([(group.prompt, group.answers) for group in groups], equivalence)
-    calls["comparisons"] += result.asked
-    calls["naive_comparisons"] += result.walked
-    return result.cluster_ids
-
-
-def equivalence_counts(equivalence: Equivalence, naive_comparisons: int) -> dict[str, int]:
-    """What the equivalence counted; for NLI also the calls of the sequential walk, two a comparison, without
-    duplicates shared or a direction left out (METHOD 3.3)."""
-    counts = equivalence.counts()
-    return counts | ({"naive_nli_calls": 2 * naive_comparisons} if "nli_calls" in counts else {})
+    return result.cluster_ids, {"comparisons": result.asked, "naive_comparisons": result.walked, **result.counts}
 
 
 def shared_rewards(answers: Sequence[str], rewards: Sequence[float]) -> list[float]:

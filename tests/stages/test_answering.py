@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,10 +10,13 @@ from tokenizers import Regex, normalizers
 
 from rlp_engine.config.schema import ScratchConfig
 from rlp_engine.data.records import Prompt
+from rlp_engine.data.rows import write_jsonl
 from rlp_engine.data.templates import PromptTemplate
-from rlp_engine.errors import DataError
+from rlp_engine.errors import CorruptArtifactError, DataError
 from rlp_engine.models.scratch import build_tokenizer
 from rlp_engine.stages.answering import Answerer, short_enough
+from rlp_engine.stages.common import shard_files
+from rlp_engine.stages.sharding import PromptsInOrder
 
 INVISIBLE = Prompt("odd", "\u200b")  # a zero-width space
 
@@ -46,6 +50,23 @@ def test_no_prompt_left_is_an_error_that_tells_why(template: PromptTemplate):
     with pytest.raises(DataError, match="none of 2 prompts has between 1 and 1 tokens") as error:
         told([INVISIBLE, Prompt("long", "one two")], template, 1)
     assert error.value.found == "1 longer ones, 1 without a token"
+
+
+def test_shards_stay_in_order_when_their_numbers_get_longer(tmp_path: Path):
+    names = ["shard_00002.jsonl", "shard_99999.jsonl", "shard_100000.jsonl"]
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    (tmp_path / ".shard_00003.jsonl.tmp").touch()
+    assert [path.name for path in shard_files(tmp_path)] == names
+
+
+def test_the_prompts_of_a_shard_are_found_in_the_files_order(tmp_path: Path):
+    write_jsonl(tmp_path / "unlabeled.jsonl", [Prompt(f"p{i}", "?") for i in range(6)])
+    prompts = PromptsInOrder(tmp_path / "unlabeled.jsonl")
+    assert list(prompts.find(["p1", "p1", "p2"])) == ["p1", "p2"]  # p0 was left out
+    assert list(prompts.find(["p5"])) == ["p5"]
+    with pytest.raises(CorruptArtifactError, match="samples answer prompt 'p3', which unlabeled"):
+        prompts.find(["p3"])
 
 
 def test_a_prompt_without_a_token_cannot_be_answered_or_rewarded(template: PromptTemplate):

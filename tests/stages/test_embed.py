@@ -18,8 +18,8 @@ NUM_PROMPTS, DRAWS, SHARD = 24, 10, 9
 
 
 def test_the_policys_side_is_one_answer_each_to_the_prompts_of_the_sft_side(tmp_path: Path) -> None:
-    prompts = {f"p{i}": Prompt(f"p{i}", f"question {i}") for i in range(NUM_PROMPTS)}
-    ids = list(prompts)
+    ids = [f"p{i}" for i in range(NUM_PROMPTS)]
+    write_jsonl(tmp_path / "unlabeled.jsonl", [Prompt(name, f"question {name}") for name in ids])
     (tmp_path / "answers").mkdir()
     (tmp_path / "vectors").mkdir()
     for number, first in enumerate(range(0, NUM_PROMPTS, SHARD)):
@@ -34,11 +34,12 @@ def test_the_policys_side_is_one_answer_each_to_the_prompts_of_the_sft_side(tmp_
         save_file(tensors, tmp_path / "vectors" / f"shard_{number:05d}.safetensors")
     tokenizer = build_tokenizer(ScratchConfig(tokenizer="word"), ["word"])
     scorer = SimpleNamespace(reward_model=SimpleNamespace(tokenizer=tokenizer))
-    context = SimpleNamespace(out=tmp_path, inputs={"samples": tmp_path / "answers"})
+    inputs = {"samples": tmp_path / "answers", "unlabeled": tmp_path / "unlabeled.jsonl"}
+    context = SimpleNamespace(out=tmp_path, inputs=inputs)
 
     for limit in (7, NUM_PROMPTS, 1000):
-        side = policy_side(context, scorer, prompts, limit, seed=5)
-        of_sft = pick(ids, limit, 5, PROMPTS)  # as `measure_drift` picks from one SFT answer a prompt
+        side = policy_side(context, scorer, limit, seed=5)
+        of_sft = pick(lambda: iter(ids), limit, 5, PROMPTS)  # as `measure_drift` picks from one SFT answer a prompt
         assert side.prompts == of_sft
         assert len(side.prompts) == min(limit, NUM_PROMPTS)
         assert side.rewards == [100.0 * ids.index(name) for name in of_sft]

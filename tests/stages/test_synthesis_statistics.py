@@ -10,7 +10,7 @@ import pytest
 from rlp_engine.data.records import PreferencePair, Prompt
 from rlp_engine.methods.synthetic_preferences import choose_pair
 from rlp_engine.stages.rlaif import Judgement
-from rlp_engine.stages.synthesis_statistics import entropies, fact_lines, statistics_of, tell
+from rlp_engine.stages.synthesis_statistics import entropies, fact_lines, statistics_of, sums_of, tell
 from rlp_engine.stages.synthesize import PromptAnswers, Row
 
 LN2 = math.log(2)
@@ -38,7 +38,7 @@ def test_one_cluster_has_no_entropy_and_no_negative_zero():
 
 
 def test_means_are_over_the_prompts():
-    statistics = statistics_of([row([0, 0], [-LN2, -LN2]), row([0, 1], [-LN2, -LN2])], [])
+    statistics = statistics_of(sums_of([row([0, 0], [-LN2, -LN2]), row([0, 1], [-LN2, -LN2])], []))
     assert statistics["entropy_discrete"] == pytest.approx(LN2 / 2)
     assert statistics["entropy_semantic"] == pytest.approx(LN2 / 2)
     assert statistics["entropy_kuhn"] == pytest.approx(LN2 / 2)  # (0 + ln 2) / 2
@@ -54,7 +54,7 @@ def test_all_that_is_to_be_told_of_clusters_is_told():
     rows = [row([0, 0, 1, 2], [-1.0] * 4), row([0, 0, 0, 0], [-1.0] * 4), row([0, 1, 2, 3], [-1.0] * 4)]
     pairs = [PreferencePair(Prompt("p", "?"), "four", "fourteen")]
     counts = {"comparisons": 9, "naive_comparisons": 13, "nli_calls": 17, "nli_truncated": 2, "nli_questions_cut": 0}
-    tell(context, statistics_of(rows, pairs) | counts)
+    tell(context, statistics_of(sums_of(rows, pairs)) | counts)
     assert lines == [
         "round-1/spg/synthesize: 1 of 3 prompts give a pair",
         "  confidence 0.25       1  ##############################",
@@ -80,7 +80,7 @@ def test_of_rlaif_the_policys_certainty_and_bias_are_told():
         row(None, [-1.0, -1.0], judgement)._replace(decision=choose_pair([0, 1], [0.0, 0.0], 0.0, 0.0))
         for judgement in (sure, biased)
     ]
-    lines = fact_lines(statistics_of(rows, []) | {"confidence_histogram": {}})
+    lines = fact_lines(statistics_of(sums_of(rows, [])) | {"confidence_histogram": {}})
     assert lines == [
         "accepted: 100.0%",
         "equal: no pair: 0.0%",
