@@ -12,8 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, PreTraine
 from transformers.pytorch_utils import Conv1D
 
 from rlp_engine.config.schema import ModelConfig, RunConfig
-from rlp_engine.doctor.memory import Models
-from rlp_engine.doctor.shapes import ModelShape
+from rlp_engine.doctor.shapes import Models, ModelShape
 from rlp_engine.errors import ModelError
 from rlp_engine.models.loading import load_config
 from rlp_engine.stages.spec import StageSpec

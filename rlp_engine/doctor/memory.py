@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from rlp_engine.config.schema import MULTI_VIEW, RunConfig
 from rlp_engine.doctor import shapes
 from rlp_engine.doctor.libraries import HEAP_LIMIT, Libraries
-from rlp_engine.doctor.shapes import FLOAT32, TRAINING_NUMBERS, ModelShape, Tensors
+from rlp_engine.doctor.shapes import FLOAT32, TRAINING_NUMBERS, Models, ModelShape, Tensors
 from rlp_engine.doctor.sharing import Shared, Sharing
 from rlp_engine.stages.spec import StageSpec
 
@@ -68,17 +68,6 @@ class StageMemory:
 
     def of_kind(self, kind: str) -> int:
         return sum(part.bytes for part in self.parts if part.kind == kind)
-
-
-@dataclass(frozen=True)
-class Models:
-    """The shapes that a run's stages load."""
-
-    policy: ModelShape
-    reward: ModelShape
-    judge: ModelShape | None = None
-    annotator: ModelShape | None = None
-    equivalence: ModelShape | None = None
 
 
 def stages_memory(

@@ -156,3 +156,14 @@ def pair_tokens(prompt: int, answer: int) -> int:
 
 def total(parts: Iterable[Tensors]) -> int:
     return sum(part.bytes for part in parts)
+
+
+@dataclass(frozen=True)
+class Models:
+    """The shapes that a run's stages load."""
+
+    policy: ModelShape
+    reward: ModelShape
+    judge: ModelShape | None = None
+    annotator: ModelShape | None = None
+    equivalence: ModelShape | None = None

@@ -8,7 +8,6 @@ are kept one by one as well.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from rlp_engine.randomness import KeyPart
 from rlp_engine.run.signals import StopSignal
 from rlp_engine.stages.common import shard_files, shards
 from rlp_engine.stages.sharding import all_ranks, is_own
-from rlp_engine.stages.spec import StageContext, is_by_server
+from rlp_engine.stages.spec import StageContext
 
 
 @dataclass(frozen=True)
@@ -98,31 +97,6 @@ def answerer(
         pad_id=policy.tokenizer.pad_token_id,
     )
     return Answerer(policy, template, sampling, generation.rows, generation.max_prompt_tokens, key)
-
-
-def stage_answerer(
-    context: StageContext,
-    policy: Policy,
-    template: PromptTemplate,
-    name: Path | str,
-    *,
-    temperature: float,
-    top_p: float,
-    key: tuple[KeyPart, ...],
-) -> Answerer:
-    """As `answerer`, by the engine that [generation] names; only stages that declare it may ask.
-
-    Args:
-        name: the policy's folder or hub id, which a server knows it by.
-    """
-    generation = context.config.generation
-    native = answerer(policy, template, generation, temperature=temperature, top_p=top_p, key=key)
-    if not is_by_server(context.spec):
-        return native
-    from rlp_engine.stages.server_answering import Connection, ServerAnswerer  # it builds on this module
-
-    parts = {field.name: getattr(native, field.name) for field in dataclasses.fields(native)}
-    return ServerAnswerer(**parts, connection=Connection(context, generation.server, str(name)))
 
 
 def answer_in_shards(

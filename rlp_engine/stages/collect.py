@@ -19,7 +19,8 @@ from rlp_engine.errors import DataError
 from rlp_engine.evaluation.judges import Judge, ScoringJudge, draw_label
 from rlp_engine.models.policy import load_policy
 from rlp_engine.randomness import uniforms
-from rlp_engine.stages.answering import answer_in_shards, iterate_folder, short_enough, stage_answerer
+from rlp_engine.stages.answer_engines import stage_answerer
+from rlp_engine.stages.answering import answer_in_shards, iterate_folder, short_enough
 from rlp_engine.stages.common import prepare_device
 from rlp_engine.stages.judging import build_judge, told_costs
 from rlp_engine.stages.spec import StageContext

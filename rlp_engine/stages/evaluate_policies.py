@@ -19,7 +19,8 @@ from rlp_engine.generation.logprobs import sequence_logprobs
 from rlp_engine.models.policy import Policy, load_policy
 from rlp_engine.models.reward import ResponseScorer
 from rlp_engine.sandbox.data import World
-from rlp_engine.stages.answering import Answerer, answer_in_shards, iterate_folder, stage_answerer
+from rlp_engine.stages.answer_engines import stage_answerer
+from rlp_engine.stages.answering import Answerer, answer_in_shards, iterate_folder
 from rlp_engine.stages.common import shards
 from rlp_engine.stages.evaluate_files import write_outputs
 from rlp_engine.stages.sharding import is_own

@@ -14,7 +14,8 @@ from rlp_engine.data.rows import count_rows, iterate_prompts
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world
 from rlp_engine.models.policy import load_policy
-from rlp_engine.stages.answering import LengthFilter, answer_in_shards, iterate_folder, stage_answerer
+from rlp_engine.stages.answer_engines import stage_answerer
+from rlp_engine.stages.answering import LengthFilter, answer_in_shards, iterate_folder
 from rlp_engine.stages.common import prepare_device
 from rlp_engine.stages.sharding import warn_if_idle
 from rlp_engine.stages.spec import StageContext

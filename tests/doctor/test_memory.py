@@ -5,8 +5,8 @@ from dataclasses import replace
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.doctor.libraries import HEAP_LIMIT, Libraries
 from rlp_engine.doctor.machine import Gpus, free_memory, parse_gpus
-from rlp_engine.doctor.memory import Models, heads_and_critic, stages_memory
-from rlp_engine.doctor.shapes import ModelShape
+from rlp_engine.doctor.memory import heads_and_critic, stages_memory
+from rlp_engine.doctor.shapes import Models, ModelShape
 from rlp_engine.methods.multi_view import Critic, ViewHeads
 from rlp_engine.stages.pipeline import build_pipeline
 

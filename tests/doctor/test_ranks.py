@@ -11,8 +11,8 @@ from rlp_engine.doctor.duration import stages_seconds
 from rlp_engine.doctor.hardware import Rates, gpu_rates
 from rlp_engine.doctor.libraries import Libraries
 from rlp_engine.doctor.machine import Gpus
-from rlp_engine.doctor.memory import Models, StageMemory, stages_memory
-from rlp_engine.doctor.shapes import ModelShape
+from rlp_engine.doctor.memory import StageMemory, stages_memory
+from rlp_engine.doctor.shapes import Models, ModelShape
 from rlp_engine.doctor.sharing import Sharing
 from rlp_engine.doctor.table_rows import table_rows
 from rlp_engine.stages.pipeline import build_pipeline

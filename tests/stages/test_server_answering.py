@@ -25,7 +25,8 @@ from rlp_engine.run.fingerprint import safe_keys, section_values, without
 from rlp_engine.run.reporting import NullReporter
 from rlp_engine.run.signals import StopSignal
 from rlp_engine.serving.kinds import KINDS
-from rlp_engine.stages.answering import answer_in_shards, stage_answerer
+from rlp_engine.stages.answer_engines import stage_answerer
+from rlp_engine.stages.answering import answer_in_shards
 from rlp_engine.stages.pipeline import build_pipeline
 from rlp_engine.stages.server_samples import Translator
 from rlp_engine.stages.spec import ConfigView, StageContext, is_by_server

@@ -17,7 +17,8 @@ from rlp_engine.run.events import EventLog
 from rlp_engine.run.reporting import NullReporter
 from rlp_engine.run.signals import StopSignal
 from rlp_engine.serving.discovery import find_servers
-from rlp_engine.stages.answering import answer_in_shards, answerer, stage_answerer
+from rlp_engine.stages.answer_engines import stage_answerer
+from rlp_engine.stages.answering import answer_in_shards, answerer
 from rlp_engine.stages.pipeline import build_pipeline
 from rlp_engine.stages.spec import ConfigView, StageContext
 
