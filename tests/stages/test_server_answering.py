@@ -69,7 +69,11 @@ def sample(
     source = stage_answerer(
         stage, policy, template, folder, temperature=temperature, top_p=top_p, key=(1, 1, "sample", 0)
     )
-    return [row for path in answer_in_shards(stage, source, prompts, DRAWS, "answers", 5) for row in read_samples(path)]
+    return [
+        row
+        for path in answer_in_shards(stage, source, prompts, DRAWS, "answers", 5, total=len(prompts))
+        for row in read_samples(path)
+    ]
 
 
 def own_logprobs(folder: Path, samples: list[Sample], temperature: float = 1.0) -> list[float]:

@@ -49,7 +49,9 @@ def asked(policy: Policy, folder: Path, url: str, out: Path, temperature: float,
     template = PromptTemplate("plain", policy.tokenizer)
     source = stage_answerer(stage, policy, template, folder, temperature=temperature, top_p=1.0, key=("seed",))
     return [
-        row for path in answer_in_shards(stage, source, PROMPTS, draws, "answers", 99) for row in read_samples(path)
+        row
+        for path in answer_in_shards(stage, source, PROMPTS, draws, "answers", 99, total=len(PROMPTS))
+        for row in read_samples(path)
     ]
 
 
