@@ -75,7 +75,7 @@ class World:
         if self.is_leader:
             buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         dist.broadcast(buffer, 0)
-        return json.loads(bytes(buffer.tolist())) if not self.is_leader else value
+        return json.loads(buffer.numpy().tobytes()) if not self.is_leader else value
 
     def gather(self, value: Any) -> list[Any]:
         """What every rank gave, by rank, at every rank; values that JSON can hold."""
@@ -84,7 +84,7 @@ class World:
         import torch
 
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        return [json.loads(bytes(part.tolist())) for part in self.gather_tensors(data)]
+        return [json.loads(part.numpy().tobytes()) for part in self.gather_tensors(data)]
 
     def gather_tensors(self, tensor_N: torch.Tensor) -> list[torch.Tensor]:
         """The ranks' vectors, by rank, at every rank. They may differ in length, not in dtype; they come on the CPU."""
