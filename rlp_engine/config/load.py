@@ -122,10 +122,6 @@ def create_run(run_dir: Path, preset: str, sets: Sequence[str] = (), *, refuse_m
         run_dir.mkdir(parents=True, exist_ok=True)
         _replace(run_dir / RUN_TOML, text)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            mend, file = "free some space, then run again", run_dir / RUN_TOML
-            where = f"{file}: it needs {len(text.encode()):,} bytes"
-            raise ResourceError("no space left on the disk for a new run", where=where, mend=mend) from error
         what = f"cannot create the run directory {run_dir}"
         raise ConfigError(what, found=error.strerror or str(error), mend="choose another folder") from error
     return resolved
@@ -172,7 +168,7 @@ def _after_head_comment(text: str, line: str) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Whole or not at all: run.toml is the one file that cannot be made again."""
+    """Whole or not at all: run.toml is the one file that cannot be made again. Raises ResourceError on a full disk."""
     for leftover in filter(_is_partial, path.parent.iterdir()):  # of a process that was killed here
         leftover.unlink()
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -182,9 +178,12 @@ def _replace(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except OSError as error:
         partial.unlink(missing_ok=True)
-        raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{path}: it needs {len(text.encode()):,} bytes"
+        raise ResourceError("no space left on the disk", where=where, mend="free some space, then run again") from error
 
 
 def _is_partial(path: Path) -> bool:

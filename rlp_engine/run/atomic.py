@@ -44,6 +44,24 @@ def remove_temporaries(folder: Path) -> None:
         subfolders[:] = [name for name in subfolders if not is_temporary(name)]
 
 
+def remove_temporaries_of(path: Path) -> None:
+    """Delete what killed writers of this file left beside it; another process may be writing it at the moment."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        pid = leftover.name.removeprefix(f".{path.name}.").partition("-")[0]
+        if not (pid.isdecimal() and _is_running(int(pid))):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
 def fsync(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
     faults.reached("fsync")

@@ -327,9 +327,12 @@ def _log_files(layout: RunLayout, rank: RankProcess | None) -> Iterator[tuple[in
         rank.logs_are_in(folder)
     remove_temporaries(layout.logs)
     with suppress(OSError):  # only for people, and some file systems have no links
-        link = temporary_name(layout.logs / "latest")
+        latest = layout.logs / "latest"
+        if latest.is_dir() and not latest.is_symlink():  # the run was copied by something that follows links
+            latest.rename(layout.logs / f"latest-before-{number}")
+        link = temporary_name(latest)
         link.symlink_to(folder.name)
-        link.replace(layout.logs / "latest")
+        link.replace(latest)
     log = LogReporter(folder / "rank_0.log")
     try:
         yield number, log

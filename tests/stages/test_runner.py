@@ -396,6 +396,7 @@ def test_a_killed_run_goes_on_elsewhere_and_under_another_clock(run_dir, stages,
         os.utime(path, (time.time() + jump_seconds,) * 2, follow_symlinks=False)
     execute(moved, stages, config(), reporter=lines)
     assert lines.started[0][:2] == ("sft", "continue")
+    assert (moved / "logs" / "latest").readlink() == Path("attempt_2")  # also where the copy had made a folder of it
     assert outputs(moved) == uninterrupted(tmp_path, stages)
     assert not any(stage.is_due for stage in plan(moved, stages, config()))
 
