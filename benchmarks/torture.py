@@ -38,8 +38,7 @@ WAYS = ("instant", "write", "fsync", "before", "after", "full", "SIGTERM", "SIGI
 _WEIGHTS = (8, 5, 2, 4, 4, 5, 2, 1, 1)
 _ALLOWED = {"full": {6}, "SIGTERM": {143, -signal.SIGTERM}, "SIGINT": {130}, "SIGINT twice": {130}}
 _LAST_POINT = 200  # of one kind within one process; a number behind the last point lets the process end well
-_MEAN_SECONDS = 0.5  # of life, of those that are ended by the clock
-_START_SECONDS = 0.3  # the command line and the plan, in which nothing is written
+_MEAN_SECONDS = 0.4  # of life, from the first word on, of those that are ended by the clock
 
 
 class Broken(Exception):
@@ -73,6 +72,7 @@ def import_everything() -> None:
 def start(words: Sequence[str], said: Path, fault: str = "") -> int:
     """The pid of a new `rlp` with these words, whose output goes to the file."""
     sys.stdout.flush()
+    said.write_bytes(b"")
     child = os.fork()
     if child:
         return child
@@ -96,9 +96,11 @@ def start(words: Sequence[str], said: Path, fault: str = "") -> int:
         os._exit(code)
 
 
-def end(child: int, way: str, seconds: float) -> int:
-    """Let the child live that long, then end it that way. Its exit code, -N after signal N."""
+def end(child: int, said: Path, way: str, seconds: float) -> int:
+    """Let the child live that long after its first word, then end it that way. Its exit code, -N after signal N."""
     if way in ("instant", "SIGTERM", "SIGINT", "SIGINT twice"):
+        while said.stat().st_size == 0 and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            time.sleep(0.005)
         time.sleep(seconds)
         number = {"instant": signal.SIGKILL, "SIGTERM": signal.SIGTERM}.get(way, signal.SIGINT)
         os.kill(child, number)  # a corpse that nobody has waited for takes it in silence
@@ -113,9 +115,9 @@ def torture(words: Sequence[str], run_dir: Path, said: Path, dice: random.Random
     while True:
         way = dice.choices(WAYS, _WEIGHTS)[0] if tally.kills < limit else "left alone"
         point = round(_LAST_POINT ** dice.random())  # few points are far from the start, most are near to it
-        seconds = _START_SECONDS + dice.expovariate(1 / _MEAN_SECONDS)
+        seconds = dice.expovariate(1 / _MEAN_SECONDS)
         fault = f"{way}:{point}" if way in ("write", "fsync", "before", "after", "full") else ""
-        code = end(start(words, said, fault), way, seconds)
+        code = end(start(words, said, fault), said, way, seconds)
         text = said.read_text(errors="replace")
         if "Traceback" in text:
             raise Broken(f"a traceback after {way}, see {said}")
@@ -177,9 +179,9 @@ def main() -> int:
     said, run_dir, wanted = folder / "said.txt", folder / "run", arguments.done or folder / "undisturbed"
     new = ["--preset", "quickstart", *sets(TINY | {"methods": ["uml", "spg"]})]
     try:
-        if not arguments.done and end(start(["run", str(wanted), *new], said), "left alone", 0):
+        if not arguments.done and end(start(["run", str(wanted), *new], said), said, "left alone", 0):
             raise Broken(f"the undisturbed run failed, see {said}")
-        undisturbed = time.monotonic() - began
+        undisturbed = None if arguments.done else round(time.monotonic() - began, 1)
         while tally.kills < arguments.kills:
             if arguments.done:
                 shutil.copytree(wanted, run_dir)
@@ -189,6 +191,7 @@ def main() -> int:
             torture(["run", str(run_dir), *new], run_dir, said, dice, tally, arguments.kills)
             check_equal(run_dir, wanted)
             tally.runs += 1
+            sys.stdout.write(f"{tally.runs} runs, {tally.kills} kills\n")
             shutil.rmtree(run_dir)
     except Broken as error:
         sys.stdout.write(f"broken after {tally.kills} kills (seed {arguments.seed}): {error}\n")
@@ -202,7 +205,7 @@ def main() -> int:
         "ways": dict(sorted(tally.ended.items())),
         "stages": dict(sorted(tally.at.items())),
         "seconds": seconds,
-        "seconds_of_an_undisturbed_run": round(undisturbed, 1),
+        "seconds_of_an_undisturbed_run": undisturbed,
         "equal": True,
     }
     sys.stdout.write(json.dumps(row) + "\n")
