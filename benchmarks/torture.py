@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from tiny_run import TINY, metrics, outputs, rlp_environment, sets
 
 WAYS = ("instant", "write", "fsync", "before", "after", "full", "SIGTERM", "SIGINT", "SIGINT twice")
-_WEIGHTS = (8, 5, 2, 4, 4, 5, 2, 1, 1)
+_WEIGHTS = (8, 5, 2, 4, 4, 5, 2, 2, 2)
 _ALLOWED = {"full": {6}, "SIGTERM": {143, -signal.SIGTERM}, "SIGINT": {130}, "SIGINT twice": {130}}
 _LAST_POINT = 200  # of one kind within one process; a number behind the last point lets the process end well
 _MEAN_SECONDS = 0.4  # of life, from the first word on, of those that are ended by the clock
@@ -173,6 +173,7 @@ def main() -> int:
     parser.add_argument("--done", type=Path, help="a finished run to compare with, instead of making one")
     parser.add_argument("--without", nargs="*", default=[], help="with --done: start from a copy without these stages")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     import_everything()
     dice, tally, began = random.Random(arguments.seed), Tally(), time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
