@@ -156,12 +156,16 @@ def _parts_that_tell_more(policies: list[dict[str, Any]]) -> list[str]:
 
 
 def write_report(run_dir: Path) -> Path:
-    """report.html of what there is so far."""
+    """report.html of what there is so far. Raises ResourceError when the disk is full."""
     from rlp_engine.report.page import write_report as write
+    from rlp_engine.run.atomic import remove_temporaries_of
     from rlp_engine.run.layout import RunLayout
+    from rlp_engine.run.resources import ResourcesInWords
 
     path = RunLayout(run_dir).report
-    write(run_dir, read_results(run_dir), path)
+    with ResourcesInWords("the report", RunLayout(run_dir).run_dir):
+        remove_temporaries_of(path)
+        write(run_dir, read_results(run_dir), path)
     return path
 
 

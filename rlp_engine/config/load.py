@@ -7,6 +7,7 @@ exists; keys that run.toml leaves out are the preset's.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ from rlp_engine.config.problems import as_error, schema_problems
 from rlp_engine.config.rules import ALPACAFARM, Problem, cross_field_problems, file_problems
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.config.toml_text import KeyPath, key_lines, with_values
-from rlp_engine.errors import ConfigError
+from rlp_engine.errors import ConfigError, ResourceError
 
 __all__ = [
     "Resolved",
@@ -111,6 +112,7 @@ def create_run(run_dir: Path, preset: str, sets: Sequence[str] = (), *, refuse_m
 
     Raises:
         ConfigError: when the config is not sound, or the directory holds something already or cannot be made.
+        ResourceError: the disk is full.
     """
     run_dir = Path(run_dir)
     resolved = load_preset(preset, sets, refuse_missing=refuse_missing)
@@ -131,7 +133,7 @@ def require_new(run_dir: Path) -> None:
     Raises:
         ConfigError: when something stands there already.
     """
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    if run_dir.exists() and (not run_dir.is_dir() or any(not _is_partial(path) for path in run_dir.iterdir())):
         is_run = (run_dir / RUN_TOML).is_file()
         mend = f"go on with it: rlp run {run_dir}" if is_run else "choose a folder that is empty or not there yet"
         raise ConfigError(f"{run_dir} holds {'a run' if is_run else 'other files'} already", mend=mend)
@@ -166,13 +168,27 @@ def _after_head_comment(text: str, line: str) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Whole or not at all: run.toml is the one file that cannot be made again."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    """Whole or not at all: run.toml is the one file that cannot be made again. Raises ResourceError on a full disk."""
+    for leftover in filter(_is_partial, path.parent.iterdir()):  # of a process that was killed here
+        leftover.unlink()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{path}: it needs {len(text.encode()):,} bytes"
+        raise ResourceError("no space left on the disk", where=where, mend="free some space, then run again") from error
+
+
+def _is_partial(path: Path) -> bool:
+    """Was `_replace` still writing this?"""
+    return path.name.startswith(f".{RUN_TOML}.") and path.name.endswith(".tmp")
 
 
 def _resolve(layers: Sequence[Layer], *, run_dir: str, check_files: bool, refuse_missing: bool) -> Resolved:

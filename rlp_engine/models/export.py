@@ -15,6 +15,8 @@ from transformers import (
 
 from rlp_engine.models.loading import quiet
 from rlp_engine.models.lora import merged_state
+from rlp_engine.run import faults
+from rlp_engine.run.disk import Writing
 
 
 def save_module(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
@@ -23,10 +25,13 @@ def save_module(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pat
     The config names the pad token (`loading.ensure_pad_token`), by which plain sequence classifiers find
     the last token. Weights keep their live dtype. Files: config.json, *.safetensors, tokenizer files.
     """
-    with quiet():
-        # save_pretrained empties the dict it is given; merged_state makes a new one each time.
-        module.save_pretrained(path, state_dict=merged_state(module))
+    # save_pretrained empties the dict it is given; merged_state makes a new one each time.
+    state = merged_state(module)
+    with quiet(), Writing(path, sum(tensor.nbytes for tensor in state.values())):
+        module.save_pretrained(path, state_dict=state)
         tokenizer.save_pretrained(path)
+        for file in sorted(path.iterdir()):
+            faults.wrote(file)
 
 
 def score_difference(path: Path, sequences: Sequence[Sequence[int]], scores: Sequence[float]) -> float:

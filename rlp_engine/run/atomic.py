@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlp_engine.run import faults
+from rlp_engine.run.disk import DiskFullError, is_full
+
 _counter = itertools.count()
 
 
@@ -41,8 +44,27 @@ def remove_temporaries(folder: Path) -> None:
         subfolders[:] = [name for name in subfolders if not is_temporary(name)]
 
 
+def remove_temporaries_of(path: Path) -> None:
+    """Delete what killed writers of this file left beside it; another process may be writing it at the moment."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        pid = leftover.name.removeprefix(f".{path.name}.").partition("-")[0]
+        if not (pid.isdecimal() and _is_running(int(pid))):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
 def fsync(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
+    faults.reached("fsync")
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -63,27 +85,39 @@ def fsync_tree(folder: Path) -> None:
 
 def rename(source: Path, target: Path) -> None:
     """Move within one file system; when it returns, both folders remember it."""
+    faults.reached("before")
     os.rename(source, target)
+    faults.reached("after")
     fsync(target.parent)
     if source.parent != target.parent:
         fsync(source.parent)
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object], size: int | None = None) -> None:
     """Let `write` make a file of a temporary name, then replace `path` with it in one rename.
 
     A reader sees the old bytes or the new ones, never a mixture.
 
+    Args:
+        size: bytes of the file, if they are known before it is written.
+
     Raises:
-        OSError, and what `write` raises: nothing has changed then, and the temporary is gone.
+        DiskFullError: it does not fit on the disk.
+        OSError, and what `write` raises. After all of them nothing has changed, and the temporary is gone.
     """
     temporary = temporary_name(path)
     try:
         write(temporary)
+        faults.wrote(temporary)
         fsync(temporary)
+        faults.reached("before")
         os.replace(temporary, path)
-    except BaseException:
+        faults.reached("after")
+    except BaseException as error:
+        written = temporary.stat().st_size if temporary.exists() else 0
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and is_full(error) and not isinstance(error, DiskFullError):
+            raise DiskFullError(error.errno, path, written if size is None else size, size is not None) from error
         raise
     fsync(path.parent)
 
@@ -91,7 +125,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """`write_whole` of these bytes."""
     # Not tempfile: its files are readable by the owner alone, and others may read a run.
-    write_whole(path, lambda temporary: temporary.write_bytes(data))
+    write_whole(path, lambda temporary: temporary.write_bytes(data), len(data))
 
 
 def write_text(path: Path, text: str) -> None:

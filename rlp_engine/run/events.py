@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlp_engine.run import faults
 from rlp_engine.run.atomic import write_bytes
+from rlp_engine.run.disk import Writing
 from rlp_engine.run.layout import utc_now
 
 
@@ -34,7 +36,7 @@ def finite(value: Any) -> Any:
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
     """Append one line in one write, after a new line if the last writer was killed within one."""
     line = json.dumps(finite(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    with open(path, "ab+", buffering=0) as file:
+    with Writing(path, len(line)), open(path, "ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(size - 1)
@@ -42,6 +44,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
                 line = b"\n" + line
         while line:  # a full disk or a signal can cut a write short; the next one then says why
             line = line[file.write(line) :]
+        faults.wrote(path, since=size)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

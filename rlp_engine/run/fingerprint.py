@@ -151,7 +151,7 @@ class Work:
 
 
 class DigestCache:
-    """sha256 of files outside the run, remembered by size, times and inode. Without `save` nothing is written."""
+    """sha256 of files that stages read, remembered by size, times and inode. Without `save` nothing is written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

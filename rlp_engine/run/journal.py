@@ -15,7 +15,9 @@ from types import TracebackType
 from typing import Any
 
 from rlp_engine.errors import CorruptArtifactError
+from rlp_engine.run import faults
 from rlp_engine.run.atomic import fsync
+from rlp_engine.run.disk import Writing
 
 SYNC_SECONDS = 1.0  # between fsyncs: one a row would cost more than the rows on a network file system
 
@@ -48,8 +50,11 @@ class Journal:
     def append(self, row: Mapping[str, Any]) -> None:
         """Raises ValueError on NaN and infinities, which JSON has no word for."""
         line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        while line:  # a full disk or a signal can cut a write short; the next one then says why
-            line = line[self._file.write(line) :]
+        size = self._file.seek(0, os.SEEK_END)
+        with Writing(self.path, len(line)):
+            while line:  # a full disk or a signal can cut a write short; the next one then says why
+                line = line[self._file.write(line) :]
+            faults.wrote(self.path, since=size)
         self.rows.append(dict(row))
         if time.monotonic() - self._synced > SYNC_SECONDS:
             os.fsync(self._file.fileno())

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlp_engine.errors import ResourceError, RunLockedError
+from rlp_engine.run.disk import Writing
 from rlp_engine.run.layout import utc_now
 
 HEARTBEAT_SECONDS = 10.0
@@ -47,10 +48,13 @@ class Owner:
     pid: int
     process_started: str
     since: str
+    inode: int = 0  # of the lock file: in a copy of the run directory the owner's name is not the owner. 0: not told
 
     @classmethod
-    def me(cls) -> Owner:
-        return cls(socket.gethostname(), os.getpid(), process_start(os.getpid()) or "", utc_now())
+    def me(cls, descriptor: int) -> Owner:
+        """`descriptor`: of the lock file."""
+        inode = os.fstat(descriptor).st_ino
+        return cls(socket.gethostname(), os.getpid(), process_start(os.getpid()) or "", utc_now(), inode)
 
     def __str__(self) -> str:
         return f"pid {self.pid} on {self.host}, since {self.since}"
@@ -79,13 +83,22 @@ def read_owner(path: Path) -> Owner | None:
 
 
 def is_alive(owner: Owner, path: Path) -> bool:
-    """Does the owner still run? Elsewhere: did it touch the file lately?"""
+    """Does the owner of this file still run? Elsewhere: did it touch the file lately?"""
+    if owner.inode and _inode(path) != owner.inode:
+        return False
     if owner.host == socket.gethostname():
         return process_start(owner.pid) == owner.process_started
     try:
         return time.time() - path.stat().st_mtime < DEAD_AFTER_SECONDS
     except OSError:
         return False
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 def live_owner(path: Path) -> Owner | None:
@@ -180,9 +193,11 @@ class RunLock:
         if previous is not None and is_alive(previous, self._path):  # a file system without flock, or another host
             raise _locked(self._path, previous)
         self.taken_over = previous
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(asdict(Owner.me())).encode() + b"\n", 0)
-        os.fsync(descriptor)
+        line = json.dumps(asdict(Owner.me(descriptor))).encode() + b"\n"
+        with Writing(self._path, len(line)):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, line, 0)
+            os.fsync(descriptor)
         return True
 
     def _beat(self) -> None:

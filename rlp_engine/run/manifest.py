@@ -20,6 +20,7 @@ from rlp_engine.run.layout import ATTEMPT_FILE, CHECKPOINTS, CONFIG_FILE, METRIC
 
 SCHEMA = 1
 LOG_PATTERNS = (METRICS_FILE, "samples/step_*")  # hold wall times, so they are not compared and not read downstream
+OTHER_CONTENT = "has other content than when it was made"
 _OWN_FILES = {STAGE_FILE, ATTEMPT_FILE, CONFIG_FILE}
 _PACKAGES = ("rlp", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pydantic", "safetensors")
 
@@ -177,7 +178,7 @@ def content_problems(folder: Path, files: Mapping[str, FileRecord]) -> list[str]
     if not problems:
         for name, record in files.items():
             if sha256_of_file(folder / name) != record.sha256:
-                problems.append(f"{name} has other content than when it was made")
+                problems.append(f"{name} {OTHER_CONTENT}")
     return problems
 
 

@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from rlp_engine.run.disk import Writing
+
 # What a step's line shows: the first of these groups whose first metric is there. metrics.jsonl has all of them.
 HEADLINES = (
     ("reward", "kl", "length", "eos_share", "entropy", "held_out_agreement"),
@@ -104,7 +106,9 @@ class LogReporter:
 
     def line(self, text: str) -> None:
         now = f"{datetime.now():%H:%M:%S}"
-        self._file.write("".join(f"{now} {part}\n" for part in text.splitlines() or [""]))
+        lines = "".join(f"{now} {part}\n" for part in text.splitlines() or [""])
+        with Writing(Path(self._file.name), len(lines.encode())):
+            self._file.write(lines)
 
     def warn(self, text: str) -> None:
         self.line(f"warning: {text}")

@@ -14,11 +14,9 @@ from pathlib import Path
 from types import TracebackType
 
 from rlp_engine.errors import ResourceError, RlpError
+from rlp_engine.run.disk import DiskFullError, is_full
 
-_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _WRITE_ERRNOS = {errno.EROFS, errno.EACCES, errno.EPERM}
-# Libraries in Rust and C++ raise exceptions of their own with the words of the operating system.
-_DISK_WORDS = ("no space left on device", "disk quota exceeded", "os error 28")
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "cublas_status_alloc_failed")
 
 
@@ -34,10 +32,10 @@ def as_resource_error(
     """
     text = str(error).lower()
     number = error.errno if isinstance(error, OSError) else None
-    if number in _DISK_ERRNOS or any(word in text for word in _DISK_WORDS):
+    if is_full(error):
         return ResourceError(
             f"no space left on the disk ({doing})",
-            where=f"{_file_of(error, folder)}: {_free(folder)}",
+            where=f"{_file_of(error, folder)}: {_needed(error)}{_free(folder)}",
             mend="free some space (`rlp clean` lists what a run can do without), then run again: it continues",
         )
     if number in _WRITE_ERRNOS and _is_below(error, folder):
@@ -84,6 +82,12 @@ class ResourcesInWords:
 def _file_of(error: BaseException, folder: Path) -> str:
     name = getattr(error, "filename", None)
     return str(name) if isinstance(name, str) else str(folder)
+
+
+def _needed(error: BaseException) -> str:
+    if not isinstance(error, DiskFullError):
+        return ""
+    return f"it needs {'' if error.is_all else 'more than '}{error.needed:,} bytes, "
 
 
 def _is_below(error: BaseException, folder: Path) -> bool:

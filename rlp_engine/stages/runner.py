@@ -18,13 +18,13 @@ from rlp_engine.distributed.world import world
 from rlp_engine.errors import ConfigError, CorruptArtifactError, DataError, RlpError
 from rlp_engine.run.adopt import adopt, find_same_work
 from rlp_engine.run.atomic import remove_temporaries, temporary_name
-from rlp_engine.run.attempt import FORCED, Attempt, complete, finish_commit
+from rlp_engine.run.attempt import FORCED, Attempt, complete, corrupt, finish_commit
 from rlp_engine.run.events import EventLog
 from rlp_engine.run.exit_reasons import LostRanksInWords
 from rlp_engine.run.fingerprint import DigestCache
 from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.lock import RunLock
-from rlp_engine.run.manifest import current_versions
+from rlp_engine.run.manifest import OTHER_CONTENT, current_versions
 from rlp_engine.run.reporting import LogReporter, NullReporter, Reporter, TeeReporter
 from rlp_engine.run.resources import ResourcesInWords, release_memory
 from rlp_engine.run.signals import StopSignal
@@ -204,6 +204,7 @@ class _Session:
             events=self.events,
             world_size=world().size,
         )
+        self._check_made(spec)
         lower = memory_keys(self.config, spec)
         release_memory()  # what earlier stages of this process left
         reset_device_peak()
@@ -242,6 +243,17 @@ class _Session:
         events.append("finished", seconds=round(seconds, 3), fingerprint=stage.fingerprint)
         self.reporter.stage_finished(name, seconds, manifest.summary)
         return StageStatus(name, "done", stage.will, stage.because, seconds, manifest.summary)
+
+    def _check_made(self, spec: StageSpec) -> None:
+        """Nothing is built on an output that is not what its stage made; the plan has looked at sizes only.
+
+        Read are files whose size, times and inode are not those of when they were read last.
+        """
+        for item in spec.inputs:
+            found = complete(self.layout, item.stage) if item.stage else None
+            for name, record in found.manifest.below(item.path).items() if found else ():
+                if self.digests.of(found.folder / name) != record.sha256:
+                    raise corrupt(self.layout, item.stage, found.folder, [f"{name} {OTHER_CONTENT}"])
 
     def _check_sources(self, stage: PlannedStage) -> None:
         """A file that changed while the stage read it would be recorded under the digest of its old content."""
@@ -315,9 +327,12 @@ def _log_files(layout: RunLayout, rank: RankProcess | None) -> Iterator[tuple[in
         rank.logs_are_in(folder)
     remove_temporaries(layout.logs)
     with suppress(OSError):  # only for people, and some file systems have no links
-        link = temporary_name(layout.logs / "latest")
+        latest = layout.logs / "latest"
+        if latest.is_dir() and not latest.is_symlink():  # the run was copied by something that follows links
+            latest.rename(layout.logs / f"latest-before-{number}")
+        link = temporary_name(latest)
         link.symlink_to(folder.name)
-        link.replace(layout.logs / "latest")
+        link.replace(latest)
     log = LogReporter(folder / "rank_0.log")
     try:
         yield number, log

@@ -27,7 +27,9 @@ from torch import Tensor
 
 from rlp_engine.distributed.world import world
 from rlp_engine.errors import CorruptArtifactError
+from rlp_engine.run import faults
 from rlp_engine.run.atomic import fsync, fsync_tree, rename
+from rlp_engine.run.disk import Writing
 
 TENSORS, STATE, COMPLETE = "tensors.safetensors", "state.json", "COMPLETE"
 _PARTIAL = ".partial"
@@ -63,6 +65,9 @@ def save(folder: Path, step: int, state: TaskState, *, keep: int) -> Path:
     """Write `folder`/step_NNNNNN, then remove all but the newest `keep` whole checkpoints.
 
     Safe to kill at any point: COMPLETE comes last, and an older checkpoint goes only after that.
+
+    Raises:
+        DiskFullError: it does not fit on the disk; what was there before stands.
     """
     final = folder_of(folder, step)
     partial = folder / (final.name + _PARTIAL)
@@ -70,7 +75,9 @@ def save(folder: Path, step: int, state: TaskState, *, keep: int) -> Path:
         if leftover.exists():
             shutil.rmtree(leftover)
     partial.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in state.tensors.items()}, partial / TENSORS)
+    with Writing(final / TENSORS, sum(tensor.nbytes for tensor in state.tensors.values())):
+        save_file({name: tensor.contiguous() for name, tensor in state.tensors.items()}, partial / TENSORS)
+        faults.wrote(partial / TENSORS)
     record = {
         "schema": 1,
         "step": step,
@@ -78,14 +85,21 @@ def save(folder: Path, step: int, state: TaskState, *, keep: int) -> Path:
         "values": dict(state.values),
         "tensors": {"sha256": _sha256(partial / TENSORS), "bytes": (partial / TENSORS).stat().st_size},
     }
-    (partial / STATE).write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+    _write_text(partial / STATE, json.dumps(record, indent=1, allow_nan=False))
     fsync_tree(partial)
     rename(partial, final)
-    (final / COMPLETE).write_text(_sha256(final / STATE), encoding="utf-8")
+    _write_text(final / COMPLETE, _sha256(final / STATE))
     for path in (final / COMPLETE, final):
         fsync(path)
-    _remove_old(folder, keep)
+    _remove_old(folder, keep, final)
     return final
+
+
+def _write_text(path: Path, text: str) -> None:
+    data = text.encode()
+    with Writing(path, len(data)):
+        path.write_bytes(data)
+        faults.wrote(path)
 
 
 def folder_of(folder: Path, step: int) -> Path:
@@ -158,10 +172,14 @@ def _folders(folder: Path) -> list[Path]:
     return [path for _, path in found]
 
 
-def _remove_old(folder: Path, keep: int) -> None:
-    """Keep the newest `keep` that have COMPLETE; older ones and everything half-written go."""
-    whole = [path for path in _folders(folder) if (path / COMPLETE).exists()]
-    for path in _folders(folder):
+def _remove_old(folder: Path, keep: int, newest: Path) -> None:
+    """Keep the newest `keep` up to `newest` that have COMPLETE; older ones and everything half-written go.
+
+    Those of later steps go too: had they been good, the training would have continued from them.
+    """
+    found = _folders(folder)
+    whole = [path for path in found[: found.index(newest) + 1] if (path / COMPLETE).exists()]
+    for path in found:
         if path not in whole[-keep:]:
             shutil.rmtree(path)
 

@@ -183,7 +183,7 @@ def _check_space(task: Task, out: Path, name: str) -> None:
     free = shutil.disk_usage(out).free
     if free < 2 * size:
         raise ResourceError(
-            f"{name} needs {2 * size / 1e9:.1f} GB of disk for two checkpoints, and {free / 1e9:.1f} GB are free",
+            f"{name} needs {2 * size:,} bytes of disk for two checkpoints, and {free:,} are free",
             where=str(out),
             mend="free some space (rlp clean DIR --checkpoints), or move the run directory to a larger disk",
         )

@@ -11,9 +11,14 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from cli_process import RLP, SANDBOX, environment
+from small_pipeline import forked
 
 from rlp_cli.execution import is_newest
+from rlp_cli.results import write_report
+from rlp_engine.errors import ResourceError
+from rlp_engine.run.faults import arm
 from rlp_engine.run.lock import RunLock
 
 PAST_SFT = ["collect", "train-rm", "ppo", "round-1/sample", "round-1/embed", "round-1/spg/synthesize"]
@@ -103,6 +108,29 @@ def test_the_page_is_written_again_when_it_is_older_than_the_results(tmp_path):
     assert not is_newest(page)
     os.utime(results, (999, 999))
     assert is_newest(page)
+
+
+def test_a_page_whose_writing_is_killed_or_meets_a_full_disk_is_written_by_the_next_one(changeable_run):
+    page = changeable_run / "report.html"
+    page.write_text("old")
+
+    def killed_while_it_writes():
+        arm("write:1")
+        write_report(changeable_run)
+
+    assert os.WTERMSIG(forked(killed_while_it_writes)) == signal.SIGKILL
+    assert [path.name for path in changeable_run.glob("*.tmp")], "it was killed in the middle"
+    arm("full:1")
+    try:
+        with pytest.raises(ResourceError) as error:
+            write_report(changeable_run)
+    finally:
+        arm("")
+    assert error.value.where.startswith(f"{page}: it needs ")
+    assert page.read_text() == "old"
+    write_report(changeable_run)
+    assert page.read_text().rstrip().endswith("</html>")
+    assert not list(changeable_run.glob("*.tmp"))
 
 
 def test_dry_run_of_a_run_shows_the_plan_and_writes_nothing(rlp, sft_run):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 
 import pytest
+from small_pipeline import mounted
 
 from rlp_engine.config.describe import batch_arithmetic, describe, differences
 from rlp_engine.config.load import create_run, load_preset, load_run, require_new, run_toml_text, set_values
 from rlp_engine.config.presets import list_presets, preset_path
 from rlp_engine.config.schema import RunConfig
-from rlp_engine.errors import ConfigError
+from rlp_engine.errors import ConfigError, ResourceError
 
 SOUND = """\
 seed = 7
@@ -230,6 +232,29 @@ def test_creating_a_run_touches_no_folder_that_holds_something(tmp_path):
     create_run(tmp_path / "run", name)
     with pytest.raises(ConfigError, match="holds a run already"):
         create_run(tmp_path / "run", name)
+
+
+def test_what_a_killed_creation_left_does_not_stand_in_the_way(tmp_path):
+    (tmp_path / ".run.toml.77.tmp").write_text("# ha")
+    create_run(tmp_path, list_presets()[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]
+
+
+def test_a_full_disk_leaves_nothing_and_a_changed_config_as_it_was(tmp_path):
+    disk = tmp_path / "disk"
+    with mounted(disk, "size=64k"):
+        create_run(disk / "run", "quickstart")
+        old = (disk / "run" / "run.toml").read_text()
+        (disk / "ballast").write_bytes(b"x" * (os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize))
+        for work in (lambda: create_run(disk / "other", "quickstart"), lambda: set_values(disk / "run", ["seed=7"])):
+            with pytest.raises(ResourceError) as caught:
+                work()
+            assert caught.value.where.startswith(f"{disk}/")
+            assert " bytes" in caught.value.where
+        assert (disk / "run" / "run.toml").read_text() == old
+        assert [path.name for path in (disk / "run").iterdir()] == ["run.toml"]
+        (disk / "ballast").unlink()
+        create_run(disk / "other", "quickstart")
 
 
 def test_a_folder_that_cannot_be_made_is_no_bug(tmp_path):

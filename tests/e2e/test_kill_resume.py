@@ -14,7 +14,6 @@ MIDDLE = {  # stage -> what is there when it is half-way
     "ppo": "checkpoints/step_000002/COMPLETE",
     "round-1/sample": "answers/shard_00001.jsonl",
     "round-1/uml/refine-rm": "checkpoints/step_000006/COMPLETE",
-    "round-1/spg/refine-rm": "checkpoints/step_000002/COMPLETE",
 }
 
 

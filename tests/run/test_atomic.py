@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 
 import pytest
 from small_pipeline import forked, sigkill_at
@@ -8,6 +9,7 @@ from rlp_engine.run.atomic import (
     committed_dir,
     is_temporary,
     remove_temporaries,
+    remove_temporaries_of,
     write_bytes,
     write_json,
     write_text,
@@ -45,6 +47,15 @@ def test_temporaries_of_every_kind_go_and_nothing_else(tmp_path):
         "sub/.hidden",
         "sub/c.tmp",
     ]
+
+
+def test_of_one_file_only_what_dead_writers_left_goes(tmp_path):
+    dead = os.waitpid(subprocess.Popen(["true"]).pid, 0)[0]
+    names = [f".a.html.{dead}-0.tmp", f".a.html.{os.getpid()}-0.tmp", f".b.html.{dead}-0.tmp", "a.html"]
+    for name in names:
+        (tmp_path / name).write_text("1")
+    remove_temporaries_of(tmp_path / "a.html")
+    assert set(os.listdir(tmp_path)) == set(names[1:])
 
 
 def test_an_error_in_the_writer_leaves_the_old_file_and_no_temporary(tmp_path):

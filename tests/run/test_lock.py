@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from small_pipeline import forked
 
 from rlp_engine.errors import ResourceError, RunLockedError
-from rlp_engine.run.lock import DEAD_AFTER_SECONDS, Owner, RunLock, live_owner, read_owner
+from rlp_engine.run.lock import DEAD_AFTER_SECONDS, RunLock, live_owner, read_owner
 
 HOLD = """
 import sys, time
@@ -60,6 +61,16 @@ def test_a_killed_owner_is_taken_over(tmp_path, holder):
         assert read_owner(tmp_path / "lock").pid == os.getpid()
 
 
+def test_in_a_copy_of_the_folder_the_owner_of_the_original_is_nobody(tmp_path, holder):
+    shutil.copytree(tmp_path, tmp_path.with_name("copy"))
+    lock = tmp_path.with_name("copy") / "lock"
+    assert live_owner(lock) is None
+    with RunLock(lock):
+        assert live_owner(lock).pid == os.getpid()
+    (tmp_path / "lock").rename(tmp_path / "moved")
+    assert live_owner(tmp_path / "moved").pid == holder.pid, "who moves a run does not stop its owner"
+
+
 def test_the_corpse_of_a_process_that_nobody_waited_for_is_dead(tmp_path, holder):
     os.kill(holder.pid, signal.SIGKILL)
     os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # ended, and still in the process table
@@ -67,8 +78,7 @@ def test_the_corpse_of_a_process_that_nobody_waited_for_is_dead(tmp_path, holder
 
 
 def test_another_process_with_the_same_pid_is_not_the_owner(tmp_path):
-    me = Owner.me()
-    owner = {"host": me.host, "pid": me.pid, "process_started": "of another boot", "since": "then"}
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "process_started": "of another boot", "since": "then"}
     (tmp_path / "lock").write_text(json.dumps(owner))
     with RunLock(tmp_path / "lock") as lock:
         assert lock.taken_over.process_started == "of another boot"

@@ -257,6 +257,23 @@ def test_a_truncated_artifact_is_refused_before_anything_runs(run_dir, stages):
     assert verify(run_dir, [spec.name for spec in stages]) == 7
 
 
+def test_one_flipped_bit_is_refused_by_the_stage_that_reads_it(run_dir, stages):
+    execute(run_dir, stages, config())
+    wanted = outputs(run_dir)
+    weights = run_dir / "sft" / "model" / "weights.bin"
+    flipped = bytearray(weights.read_bytes())
+    flipped[3] ^= 1
+    weights.write_bytes(flipped)
+    shutil.rmtree(run_dir / "round-1/uml/ppo")
+    with pytest.raises(CorruptArtifactError) as error:
+        execute(run_dir, stages, config())
+    assert "an output of stage sft is damaged: model/weights.bin has other content" in error.value.what
+    assert error.value.mend.endswith("--force sft")
+    assert not list(run_dir.glob("round-1/uml/*")), "nothing was begun"
+    execute(run_dir, stages, config(), Selection(force="sft"))
+    assert outputs(run_dir) == wanted
+
+
 def test_verify_finds_what_sizes_do_not_show(run_dir, stages):
     execute(run_dir, stages, config())
     names = [spec.name for spec in stages]
@@ -362,6 +379,26 @@ def test_what_a_killed_writer_left_is_gone_before_the_work_continues(run_dir, st
     forked(lambda: execute(run_dir, stages, config(), reporter=Killer()))
     assert list((run_dir / "sft.partial").glob(".*"))
     execute(run_dir, stages, config(), reporter=Looker())
+
+
+@pytest.mark.parametrize(("carry", "jump_seconds"), [(shutil.move, -400_000_000), (shutil.copytree, 400_000_000)])
+def test_a_killed_run_goes_on_elsewhere_and_under_another_clock(run_dir, stages, tmp_path, carry, jump_seconds):
+    class Killer(NullReporter):
+        def step(self, stage, step, *_):
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    forked(lambda: execute(run_dir, stages, config(), reporter=Killer()))
+    (tmp_path / "elsewhere").mkdir()
+    carry(run_dir, tmp_path / "elsewhere" / "run")
+    moved, lines = tmp_path / "elsewhere" / "run", Lines()
+    for path in moved.rglob("*"):
+        os.utime(path, (time.time() + jump_seconds,) * 2, follow_symlinks=False)
+    execute(moved, stages, config(), reporter=lines)
+    assert lines.started[0][:2] == ("sft", "continue")
+    assert (moved / "logs" / "latest").readlink() == Path("attempt_2")  # also where the copy had made a folder of it
+    assert outputs(moved) == uninterrupted(tmp_path, stages)
+    assert not any(stage.is_due for stage in plan(moved, stages, config()))
 
 
 def test_a_second_process_is_refused_and_disturbs_nothing(run_dir, stages, start, tmp_path):
@@ -475,7 +512,7 @@ def test_a_disk_that_fills_up_during_the_run_leaves_a_run_that_continues(tmp_pat
     """Every size of disk from far too small to large enough, so that it fills up at ever later writes."""
     stages = pipeline(data)
     wanted = uninterrupted(tmp_path, stages)
-    messages = []
+    messages, places = [], []
     with mounted(tmp_path / "disk", "size=400k") as disk:
         for free_kib in range(0, 160, 16):
             run_dir = disk / "run"
@@ -487,12 +524,14 @@ def test_a_disk_that_fills_up_during_the_run_leaves_a_run_that_continues(tmp_pat
                 execute(run_dir, stages, config())
             except ResourceError as error:
                 messages.append(error.what)
+                places.append(error.where)
             ballast.unlink()
             execute(run_dir, stages, config())
             assert outputs(run_dir) == wanted
             shutil.rmtree(run_dir)
     assert 2 <= len(messages) <= 9, "the sizes must reach from too small to large enough"
     assert all("no space left" in message for message in messages)
+    assert all(" bytes, " in place for place in places), places
 
 
 def test_a_read_only_run_directory_is_said_in_words(tmp_path, stages):

@@ -87,6 +87,14 @@ def test_an_incomplete_one_does_not_count_among_those_kept(two):
     assert names(two) == ["step_000001", "step_000003"]
 
 
+def test_a_damaged_one_of_a_later_step_does_not_push_a_good_one_out(two):
+    """Continued from step 1 with other steps to save at."""
+    (two / "step_000002" / "tensors.safetensors").write_bytes(b"")
+    shutil.copytree(two / "step_000002", two / "step_000009")
+    checkpoint.save(two, 3, state(3), keep=1)
+    assert names(two) == ["step_000003"]
+
+
 def test_the_step_of_a_damaged_checkpoint_can_be_saved_again(two):
     (two / "step_000002" / "tensors.safetensors").write_bytes(b"")
     checkpoint.save(two, 2, state(7), keep=2)
