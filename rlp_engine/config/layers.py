@@ -39,6 +39,12 @@ def file_layer(path: Path, source: str) -> Layer:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text", where=f"byte {error.start}", mend="save it as UTF-8") from None
+    except OSError as error:
+        what = f"{path} cannot be read: {error.strerror}"
+        raise ConfigError(what, where=str(path), mend="check its permissions and its disk") from error
+    if text.startswith("\ufeff"):
+        what = f"{path} starts with a byte order mark"
+        raise ConfigError(what, where=f"{path}, line 1", mend="save it as UTF-8 without one")
     values = parse_toml(text, str(path))
     return Layer(source, dict(leaves(values, defaults())), str(path), key_lines(text))
 
@@ -57,6 +63,8 @@ def set_layer(sets: Sequence[str]) -> Layer:
 def parse_sets(sets: Sequence[str]) -> dict[KeyPath, Any]:
     values: dict[KeyPath, Any] = {}
     for text in sets:
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ConfigError(f"--set {text!a} is not UTF-8 text", where="--set", mend="write it in UTF-8")
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text}: want KEY=VALUE", where="--set", mend="for example --set ppo.steps=40")

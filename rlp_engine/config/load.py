@@ -208,7 +208,7 @@ def _resolve(layers: Sequence[Layer], *, run_dir: str, check_files: bool, refuse
     while found := schema_problems(merged, run_dir):  # pydantic skips a table's own rules while a key of it is bad
         problems += found
         bad |= {problem.keys[0] for problem in found}
-        merged = _without(merged, bad)
+        merged = _without(merged, {problem.path for problem in found})
     problems += _apply_fidelity(merged, sources)
     config = RunConfig.model_validate_json(json.dumps(merged), strict=True)
     problems += [problem for problem in cross_field_problems(config) if not _concerns(problem, bad)]
@@ -220,12 +220,11 @@ def _resolve(layers: Sequence[Layer], *, run_dir: str, check_files: bool, refuse
     return Resolved(config, {key: sources[key] for key in all_keys()}, errors)
 
 
-def _without(merged: dict[str, Any], bad: set[str]) -> dict[str, Any]:
+def _without(merged: dict[str, Any], bad: set[KeyPath]) -> dict[str, Any]:
     """The config with its bad keys back at their defaults, so that the rules between the others can be checked."""
     good = json.loads(json.dumps(merged, default=str))
     schema = defaults()
-    for key in bad:
-        path = tuple(key.split("."))
+    for path in bad:
         default = at(schema, path)
         put(good, path, default)
         if default is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,7 +25,7 @@ def schema_problems(merged: dict[str, Any], run_dir: str) -> list[Problem]:
         for detail in error.errors(include_url=False):
             path = _existing(merged, detail["loc"])
             key = ".".join(path)
-            found.setdefault(key, _schema_problem(detail, path, merged, run_dir))
+            found.setdefault(key, replace(_schema_problem(detail, path, merged, run_dir), path=path))
         return list(found.values())
     return []
 
@@ -84,9 +85,11 @@ def as_error(problems: Sequence[Problem], places: Mapping[KeyPath, str], fallbac
 
 def _place(problem: Problem, places: Mapping[KeyPath, str]) -> str:
     """Where the first of its keys that someone wrote stands."""
-    for key in problem.keys:
-        path = tuple(key.split("."))
+    for path in [problem.path] if problem.path else [tuple(key.split(".")) for key in problem.keys]:
         below = [place for written, place in places.items() if written[: len(path)] == path]
         if path in places or below:
             return places[path] if path in places else below[0]
+        for length in range(len(path) - 1, 0, -1):  # a free-form table is written as one value
+            if path[:length] in places:
+                return places[path[:length]]
     return ""

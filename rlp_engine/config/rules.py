@@ -10,10 +10,10 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rlp_engine.config.annotators import annotator_path, load_annotator
+from rlp_engine.config.local_paths import expanded, kind_at
 from rlp_engine.config.schema import METHODS, MULTI_VIEW, DataFile, RunConfig, ServerConfig
 from rlp_engine.errors import ConfigError
 
@@ -43,6 +43,7 @@ class Problem:
     keys: tuple[str, ...]
     what: str
     mend: str
+    path: tuple[str, ...] = ()  # of the first key, where a part of it may hold a dot
 
 
 def cross_field_problems(config: RunConfig) -> list[Problem]:
@@ -313,22 +314,29 @@ def _missing_data(key: str, path: str) -> list[Problem]:
         return []
     if "://" in path:
         return [Problem((key,), f"{key} = '{path}' is no address we read", "a local file, hf://... or hub:OWNER/NAME")]
-    local = Path(path).expanduser()
-    if local.is_file():
+    local = expanded(path)
+    kind = kind_at(local)
+    if kind == "file":
         return []
-    what = f"{key} = '{path}' is a folder, not a file" if local.is_dir() else f"{key} names a file that is not there"
+    what = {
+        "folder": f"{key} = '{path}' is a folder, not a file",
+        "special": f"{key} = '{path}' is a pipe or a device, not a file",
+        "unreachable": f"{key} names a file that cannot be reached (permissions, or a name too long)",
+        "nothing": f"{key} names a file that is not there",
+    }[kind]
     return [Problem((key,), what, f"looked for {local.absolute()} (relative paths count from the current folder)")]
 
 
 def _missing_model(key: str, path: str) -> list[Problem]:
     if not path:
         return []
-    local = Path(path).expanduser()
-    if local.is_dir():
-        if (local / "config.json").is_file():
+    local = expanded(path)
+    kind = kind_at(local)
+    if kind == "folder":
+        if kind_at(local / "config.json") == "file":
             return []
         return [Problem((key,), f"{key} = '{path}' is a folder without config.json", "want what save_pretrained wrote")]
-    if HUB_ID.fullmatch(path) and not local.exists():  # only the hub can answer for it
+    if HUB_ID.fullmatch(path) and kind == "nothing":  # only the hub can answer for it
         return []
     mend = f"looked for {local.absolute()}; a model of the hub is called OWNER/NAME"
     return [Problem((key,), f"{key} names a model folder that is not there", mend)]

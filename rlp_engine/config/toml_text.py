@@ -14,9 +14,12 @@ from typing import Any
 import tomlkit
 from tomlkit.items import AbstractTable
 
+from rlp_engine.config.nesting import deeper_than
 from rlp_engine.errors import ConfigError
 
 KeyPath = tuple[str, ...]
+MOST_LEVELS = 32  # of tables and lists in each other; what walks a config recurses
+_FLATTER = f"no key has more than {MOST_LEVELS} levels"
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
@@ -26,7 +29,9 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         ConfigError: naming `where` and the line, when the text is not TOML.
     """
     try:
-        return tomllib.loads(text)
+        values = tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError("tables or lists are nested too deeply", where=where, mend=_FLATTER) from None
     except tomllib.TOMLDecodeError as error:
         what, _, place = str(error).rpartition(" (at ")
         line = place.rstrip(")").split(",")[0]  # "line 3, column 9" or "end of document"
@@ -35,6 +40,11 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(
             f"not TOML: {what or error}", where=f"{where}, {line}" if what else where, mend=mend
         ) from None
+    except ValueError as error:  # a whole number of thousands of digits, a date that no calendar has
+        raise ConfigError(f"a value cannot be held: {error}", where=where, mend="write a smaller value") from None
+    if deeper_than(values, MOST_LEVELS):
+        raise ConfigError("tables or lists are nested too deeply", where=where, mend=_FLATTER)
+    return values
 
 
 def parse_key(text: str) -> KeyPath:
@@ -50,7 +60,7 @@ def parse_key(text: str) -> KeyPath:
         raise bad
     try:
         node: Any = tomllib.loads(f"{text} = 0")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         raise bad from None
     path: list[str] = []
     while isinstance(node, dict):
@@ -58,7 +68,7 @@ def parse_key(text: str) -> KeyPath:
             raise bad
         key, node = next(iter(node.items()))
         path.append(key)
-    if node != 0:
+    if node != 0 or len(path) > MOST_LEVELS:
         raise bad
     return tuple(path)
 
@@ -82,10 +92,10 @@ def _toml_value(text: str) -> Any:
     if "\n" in text:
         return text
     try:
-        values = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
         return text
-    return values["value"]
+    return text if deeper_than(value, MOST_LEVELS) else value
 
 
 def _number(text: str, value: Any, *, whole: bool) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from rlp_engine.errors import ConfigError, DataError
@@ -32,6 +34,17 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "length_2": ("length_2", "len_2", "len_generator"),
     "subset": ("subset", "dataset", "category"),
 }
+
+
+MOST_NAMES = 30  # columns that a message lists
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 2, 4, 4
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
+
+
+def shown(value: Any) -> str:
+    """A value of a stranger's file for a message: its repr, shortened, however long or deep it is."""
+    return _SHORT.repr(value)
 
 
 class Columns:
@@ -71,13 +84,19 @@ class Columns:
         return "" if name is None or self.values[name] is None else clean_text(self.values[name], name)
 
     def missing(self, ours: str, theirs: str) -> DataError:
-        near = difflib.get_close_matches(theirs, [str(key) for key in self.values], n=1, cutoff=0.7)
+        near = difflib.get_close_matches(theirs, [key for key in self.values if len(key) <= 60], n=1, cutoff=0.7)
         key = f"fields.{ours}={near[0] if near else 'COLUMN'}"
         return DataError(
             f"the row has no `{theirs}`",
-            found=", ".join(name if name.isprintable() else repr(name) for name in self.values) or "no columns",
+            found=_names(self.values),
             mend=f"rename the field, or set {key}",
         )
+
+
+def _names(values: Mapping[str, Any]) -> str:
+    names = [name if name.isprintable() and len(name) <= 60 else shown(name) for name in islice(values, MOST_NAMES)]
+    more = [f"and {len(values) - MOST_NAMES:,} more"] if len(values) > MOST_NAMES else []
+    return ", ".join([*names, *more]) or "no columns"
 
 
 def clean_text(value: Any, name: str) -> str:

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 from collections.abc import Iterator, Mapping
 
-from rlp_engine.data.columns import Columns, kind_of
+from rlp_engine.data.columns import Columns, kind_of, shown
 from rlp_engine.data.records import Demonstration, PreferencePair, Prompt
 from rlp_engine.data.shapes import ModelOutput, Record, pair_id
 from rlp_engine.data.sources import Place, Row
@@ -39,9 +39,9 @@ class CrossChecks:
             raise DataError(f"`split` is {found}, want the name of a split")
         if name.startswith(SPLITS) and name == name.strip():
             return
-        near = difflib.get_close_matches(name.strip().lower(), SPLITS, n=1, cutoff=0.8)
+        near = difflib.get_close_matches(name[:60].strip().lower(), SPLITS, n=1, cutoff=0.8)
         if near:
-            raise DataError(f"`split` is {name!r}; is {near[0]!r} meant?", mend="correct the name")
+            raise DataError(f"`split` is {shown(name)}; is {near[0]!r} meant?", mend="correct the name")
 
     def identity(self, row: Row, columns: Columns, record: Record) -> None:
         """Raise DataError when an id that should be one row's is another's as well."""
@@ -74,19 +74,20 @@ class CrossChecks:
     def notes_at_the_end(self) -> Iterator[str]:
         """What the whole file shows and no single row."""
         if len(self.generators) > 1:
-            names = ", ".join(repr(name) for name in list(self.generators)[:5])
+            names = ", ".join(shown(name) for name in list(self.generators)[:5])
             yield f"{len(self.generators)} generators in one file: {names}"
 
     def _unique(self, identifier: str, row: Row) -> None:
         if identifier in self.ids:
-            raise DataError(f"the id {identifier!r} stands at {self.ids[identifier]} already", mend="make ids unique")
+            what = f"the id {shown(identifier)} stands at {self.ids[identifier]} already"
+            raise DataError(what, mend="make ids unique")
         self.ids[identifier] = row.where
 
     def _same_text(self, prompt: Prompt) -> None:
         digest = _digest(prompt)
         if self.texts.setdefault(prompt.prompt_id, digest) != digest:
             raise DataError(
-                f"the prompt id {prompt.prompt_id!r} stands for two different instructions", mend="make ids unique"
+                f"the prompt id {shown(prompt.prompt_id)} stands for two different instructions", mend="make ids unique"
             )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rlp_engine.data.columns import clean_text, kind_of
+from rlp_engine.data.columns import clean_text, kind_of, shown
 from rlp_engine.errors import DataError
 
 Messages = list[dict[str, str]]
@@ -87,7 +87,7 @@ def _turn(item: Any, name: str) -> tuple[str, str]:
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text", "")) for part in content)
     if not isinstance(role, str) or role not in ROLES:
-        raise DataError(f"`{name}` has a turn by {role!r}, want one of {', '.join(ROLES)}")
+        raise DataError(f"`{name}` has a turn by {shown(role)}, want one of {', '.join(ROLES)}")
     return ROLES[role], clean_text(content, f"{name}, a turn's content")
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rlp_engine.data.columns import Columns, clean_text, kind_of
+from rlp_engine.config.nesting import deeper_than
+from rlp_engine.data.columns import Columns, clean_text, kind_of, shown
 from rlp_engine.data.dialogues import instruction_of, is_hh_dialogue, messages_of, split_answer
 from rlp_engine.data.records import Demonstration, PreferencePair, Prompt, Sample
 from rlp_engine.data.sources import Row
@@ -128,7 +129,10 @@ def _demands(values: Mapping[str, Any]) -> list[dict[str, Any]]:
         if not isinstance(name, str) or not isinstance(arguments, dict | None):
             raise DataError("`instruction_id_list` holds ids, and `kwargs` an object for each")
         known = {key: value for key, value in (arguments or {}).items() if value is not None}
-        demands.append({"id": name, **{key: _whole(value) for key, value in known.items()}})
+        demand = {"id": name, **{key: _whole(value) for key, value in known.items() if key != "id"}}
+        if not _is_writable(demand):
+            raise DataError("`kwargs` holds what JSON cannot, or is nested too deeply")
+        demands.append(demand)
     return demands
 
 
@@ -153,13 +157,23 @@ def _own_meta(columns: Columns) -> dict[str, Any]:
 
 def _is_our_meta(meta: Any) -> bool:
     """Whether it can be written as JSON again, and holds a dialogue where templates look for one."""
-    if not isinstance(meta, dict) or _deeper_than(meta, 16):
+    if not isinstance(meta, dict) or not _is_writable(meta):
         return False
     try:
-        json.dumps(meta, ensure_ascii=False, allow_nan=False).encode()
         return "messages" not in meta or meta["messages"] == messages_of(meta["messages"], "meta.messages")
-    except (TypeError, ValueError, DataError):
+    except DataError:
         return False
+
+
+def _is_writable(value: Any) -> bool:
+    """Whether our files can hold it: JSON, valid Unicode, and not so deep that writing it fails."""
+    if deeper_than(value, 16):
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def prompt_id(row: Row, columns: Columns) -> str:
@@ -191,17 +205,6 @@ def _our_prompt(value: dict[str, Any], name: str) -> Prompt:
         reference=None if reference is None else clean_text(reference, "reference"),
         meta=meta,
     )
-
-
-def _deeper_than(value: Any, levels: int) -> bool:
-    """Whether containers are nested deeper than `levels` (deep ones break the writers, which recurse)."""
-    layer = [value]
-    for _ in range(levels + 1):
-        inner = [part.values() if isinstance(part, dict) else part for part in layer if isinstance(part, dict | list)]
-        if not inner:
-            return False
-        layer = [item for part in inner for item in part]
-    return True
 
 
 def _demonstration(row: Row, columns: Columns) -> Demonstration:
@@ -237,7 +240,7 @@ def _pair(row: Row, columns: Columns) -> PreferencePair:
         raise LeftOut("the chosen answer is empty: left out")
     weight = columns.get("weight")
     if weight is not None and (not _is_number(weight) or weight < 0):
-        raise DataError(f"`weight` is {weight!r}, want a number of at least 0")
+        raise DataError(f"`weight` is {shown(weight)}, want a number of at least 0")
     return PreferencePair(prompt, chosen, rejected, 1.0 if weight is None else float(weight), _pair_meta(columns))
 
 
@@ -275,7 +278,7 @@ def _pair_meta(columns: Columns) -> dict[str, Any]:
     found = {
         name: clean_text(value, name) if isinstance(value, str) else value
         for name, value in found.items()
-        if isinstance(value, str) or math.isfinite(value)
+        if isinstance(value, str | bool) or _is_number(value)
     }
     return {**found, "pair_id": identifier} if (identifier := pair_id(columns)) else found
 
@@ -294,12 +297,16 @@ def preference_of(columns: Columns) -> float | None:
     if value is None:
         return None
     if not _is_number(value) or not (value == 0 or 1 <= value <= 2):
-        raise DataError(f"`{name}` is {value!r}, want a number from 1 to 2 (0 and 1.5 are draws, null is missing)")
+        raise DataError(f"`{name}` is {shown(value)}, want a number from 1 to 2 (0 and 1.5 are draws, null is missing)")
     return 1.5 if value == 0 else float(value)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number that float64 holds; NaN, infinities and larger whole numbers are none."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _sample_set(row: Row, columns: Columns) -> SampleSet | Sample:

@@ -1,12 +1,13 @@
 """Files and hub datasets -> raw rows, each with its place. Faulty rows are handed on, not raised.
 
-JSON lines are streamed; a JSON array is read whole. What a file is, is told by its first bytes and not
-by its name. Both the length of a line and the size of an array are bounded, so that a small compressed
-file cannot fill the memory.
+All are streamed, a JSON array too. What a file is, is told by its first bytes and not
+by its name. The length of a row is bounded, and so is what a small
+compressed file may grow to, so that none can fill the memory.
 """
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import zlib
@@ -16,17 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from rlp_engine.config.local_paths import expanded, kind_at
 from rlp_engine.config.schema import DataFile
-from rlp_engine.data.columns import kind_of
+from rlp_engine.data.columns import kind_of, shown
 from rlp_engine.data.strict_json import Parsed, StrictParser
-from rlp_engine.errors import ConfigError, DataError, ModelError, RlpError
+from rlp_engine.errors import ConfigError, DataError, ModelError, ResourceError, RlpError
 
 MAX_LINE_BYTES = 16 * 2**20  # of one row; a longer one is no text that a model could be trained on
-MAX_ARRAY_BYTES = 2**30  # of a JSON array, or a compressed parquet file, after decompression
-PARQUET_BATCH_ROWS = 1024
+MAX_PARQUET_BYTES = 2**30  # of a compressed parquet file, after decompression: it is read whole
+MAX_BATCH_BYTES = 256 * 2**20  # of PARQUET_BATCH_ROWS rows in memory
+PARQUET_BATCH_ROWS = 64
+PIECE_BYTES = 2**20
+# Text packs 3 to 10 times smaller. A file beyond both is made to fill the memory of its reader.
+MAX_EXPANSION = 200
+ALWAYS_READ_BYTES = 64 * 2**20
 
 NOT_DATA = {
     b"version https://git-lfs": ("a git-lfs pointer, not the data it stands for", "fetch the data: git lfs pull"),
+    b"\x1f\x8b": ("compressed twice", "decompress it once: gzip -d FILE"),
     b"PK\x03\x04": ("a zip archive", "unpack it first"),
     b"\x28\xb5\x2f\xfd": ("a zstd archive", "unpack it first: zstd -d FILE"),
     b"\xfd7zXZ\x00": ("an xz archive", "unpack it first: xz -d FILE"),
@@ -34,6 +42,10 @@ NOT_DATA = {
     b"\xff\xfe": ("UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"),
     b"\xfe\xff": ("UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"),
 }
+
+
+# A time beyond the calendar, a time zone that nobody knows, bytes that are no UTF-8.
+_NO_PYTHON_VALUE = (ValueError, OverflowError, KeyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,18 @@ class _Cursor:
     line: int = 0
     row: int = 0
     number: int = 0
+    packed_bytes: int = 0  # of the compressed file; 0 = it is not compressed
+    unpacked_bytes: int = 0  # read so far
+
+    def count(self, num_bytes: int) -> None:
+        """Raise _Bomb when a compressed file has grown beyond what data does."""
+        self.unpacked_bytes += num_bytes
+        if self.packed_bytes and self.unpacked_bytes > max(MAX_EXPANSION * self.packed_bytes, ALWAYS_READ_BYTES):
+            raise _Bomb
+
+
+class _Bomb(Exception):
+    """A compressed file grows without end."""
 
 
 def raw_rows(file: DataFile, base: Path | None = None) -> Iterator[Row | Fault]:
@@ -105,7 +129,7 @@ def _file_rows(path: str, base: Path | None) -> Iterator[Row | Fault]:
     cursor = _Cursor(path)
     with _opened(path, base) as raw:
         try:
-            handle = _decompressed(raw)
+            handle = _decompressed(raw, cursor)
             head = _head(handle)
             _refuse_what_is_no_data(path, head)
             if head.startswith(b"PAR1"):
@@ -117,6 +141,13 @@ def _file_rows(path: str, base: Path | None) -> Iterator[Row | Fault]:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             place = Place(path, cursor.line + 1)
             yield Fault(f"the gzip stream is cut short or damaged ({error})", place, fatal=True, mend="fetch it again")
+        except _Bomb:
+            what = f"the file grows to more than {MAX_EXPANSION} times its size when it is decompressed"
+            mend = "if it is sound, decompress it first: gzip -d FILE"
+            yield Fault(what, Place(path, cursor.line + 1), fatal=True, mend=mend)
+        except MemoryError as error:
+            mend = "split the file, or give the process more memory"
+            raise ResourceError(f"out of memory while {path} was read", where=path, mend=mend) from error
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}", where=path) from error
 
@@ -135,9 +166,16 @@ def _opened(path: str, base: Path | None) -> Iterator[IO[bytes]]:
             f"{path} is not a file on this machine", want="a local file, hf://... or hub:...", mend="download it first"
         )
     local = local_path(path, base)
-    if local.is_dir():
+    kind = kind_at(local)
+    if kind == "folder":
         raise DataError(f"{path} is a folder", want="a JSONL, JSON or parquet file", mend="name one of its files")
-    if not local.is_file():
+    if kind == "special":
+        mend = "write what comes out of it to a file first"
+        raise DataError(f"{path} is a pipe or a device, not a file", where=str(local), mend=mend)
+    if kind == "unreachable":
+        mend = "check the permissions of its folders and the length of its name"
+        raise DataError(f"{path} cannot be reached", where=str(local), mend=mend)
+    if kind == "nothing":
         raise ConfigError(
             f"no such file: {path}", where=str(local), mend="check the path (paths are not expanded but for ~)"
         )
@@ -147,8 +185,7 @@ def _opened(path: str, base: Path | None) -> Iterator[IO[bytes]]:
 
 def local_path(path: str, base: Path | None) -> Path:
     """`~` is expanded; variables are not. Relative paths start from `base`, or the working directory."""
-    expanded = Path(path).expanduser()
-    return expanded if base is None else base / expanded
+    return expanded(path) if base is None else base / expanded(path)
 
 
 @contextmanager
@@ -163,8 +200,9 @@ def _readable(local: Path, path: str) -> Iterator[IO[bytes]]:
         yield handle
 
 
-def _decompressed(handle: IO[bytes]) -> IO[bytes]:
+def _decompressed(handle: IO[bytes], cursor: _Cursor) -> IO[bytes]:
     if handle.read(2) == b"\x1f\x8b":
+        cursor.packed_bytes = handle.seek(0, io.SEEK_END)
         handle.seek(0)
         return gzip.GzipFile(fileobj=handle, mode="rb")
     handle.seek(0)
@@ -211,6 +249,7 @@ def _lines(handle: IO[bytes], cursor: _Cursor) -> Iterator[Row | Fault]:
     parser = StrictParser()
     while line := handle.readline(MAX_LINE_BYTES + 1):
         cursor.line += 1
+        cursor.count(len(line))
         place = Place(cursor.file, cursor.line)
         if len(line) > MAX_LINE_BYTES:
             what = f"the line is longer than {MAX_LINE_BYTES // 2**20} MiB; what follows it was not read"
@@ -233,23 +272,40 @@ def _lines(handle: IO[bytes], cursor: _Cursor) -> Iterator[Row | Fault]:
 
 def _array_rows(handle: IO[bytes], cursor: _Cursor) -> Iterator[Row | Fault]:
     """The elements of a JSON array, one at a time, so that one bad element does not hide the others."""
-    data = handle.read(MAX_ARRAY_BYTES + 1).removeprefix(b"\xef\xbb\xbf")
-    cursor.line = 1
-    if len(data) > MAX_ARRAY_BYTES:
-        what = f"the JSON array is larger than {MAX_ARRAY_BYTES // 2**30} GiB"
-        yield Fault(what, Place(cursor.file), fatal=True, mend="write it as JSON lines, which are streamed")
-        return
+    pieces = _Decoded(handle, cursor)
     try:
-        text = data.decode("utf-8")
+        for parsed, line in StrictParser().elements(pieces):
+            cursor.row += 1
+            cursor.line = line
+            yield _row_or_fault(parsed, Place(cursor.file, line, cursor.row), cursor)
+            if parsed.fatal:
+                return
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        yield Fault(_not_utf8(error), Place(cursor.file, line), fatal=True, mend="convert it to UTF-8")
-        return
-    del data
-    for parsed, line in StrictParser().elements(text):
-        cursor.row += 1
-        cursor.line = line
-        yield _row_or_fault(parsed, Place(cursor.file, line, cursor.row), cursor)
+        line = pieces.lines + error.object.count(b"\n", 0, error.start) + 1
+        what = _not_utf8(error, pieces.bytes)
+        yield Fault(what, Place(cursor.file, line), fatal=True, mend="convert it to UTF-8")
+
+
+class _Decoded:
+    """The text of a file in pieces."""
+
+    def __init__(self, handle: IO[bytes], cursor: _Cursor) -> None:
+        self._handle = handle
+        self._cursor = cursor
+        self.lines = 0  # that ended before what is being decoded
+        self.bytes = 0  # before what is being decoded
+
+    def __iter__(self) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        read = 0
+        while data := self._handle.read(PIECE_BYTES):
+            self._cursor.count(len(data))
+            self.bytes = read - len(decoder.getstate()[0])  # those of a character that the last piece began
+            read += len(data)
+            yield decoder.decode(data if self.bytes else data.removeprefix(b"\xef\xbb\xbf"))
+            self.lines += data.count(b"\n")
+        self.bytes = read - len(decoder.getstate()[0])
+        decoder.decode(b"", final=True)
 
 
 def _row_or_fault(parsed: Parsed, place: Place, cursor: _Cursor) -> Row | Fault:
@@ -266,19 +322,35 @@ def _parquet_rows(handle: IO[bytes], cursor: _Cursor) -> Iterator[Row | Fault]:
     import pyarrow.parquet
 
     if isinstance(handle, gzip.GzipFile):  # parquet is read from its end, which a gzip stream cannot do
-        data = handle.read(MAX_ARRAY_BYTES + 1)
-        if len(data) > MAX_ARRAY_BYTES:
+        data = handle.read(MAX_PARQUET_BYTES + 1)
+        if len(data) > MAX_PARQUET_BYTES:
             yield Fault("the parquet file is larger than 1 GiB", Place(cursor.file), fatal=True, mend="decompress it")
             return
         handle = io.BytesIO(data)
     try:
-        for batch in pyarrow.parquet.ParquetFile(handle).iter_batches(PARQUET_BATCH_ROWS):
+        table = pyarrow.parquet.ParquetFile(handle)
+        names = table.schema_arrow.names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            what = f"columns of one name: {', '.join(map(shown, twice[:5]))}"
+            yield Fault(what, Place(cursor.file), fatal=True, mend="rename them, so that it is known which is meant")
+            return
+        for batch in table.iter_batches(PARQUET_BATCH_ROWS):
+            if batch.nbytes > MAX_BATCH_BYTES:
+                what = f"{len(batch)} rows take {batch.nbytes / 2**20:,.0f} MiB, which is no text to train on"
+                place = Place(cursor.file, row=cursor.row + 1)
+                yield Fault(what, place, fatal=True, mend="split or shorten the rows")
+                return
             for values in batch.to_pylist():
                 cursor.row += 1
                 yield Row(values, Place(cursor.file, row=cursor.row), cursor.row - 1)
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+    except MemoryError:
+        raise
+    except (pyarrow.ArrowException, OSError, *_NO_PYTHON_VALUE) as error:
         place = Place(cursor.file, row=cursor.row + 1)
-        yield Fault(f"the parquet file is damaged: {error}", place, fatal=True, mend="fetch it again")
+        is_value = isinstance(error, _NO_PYTHON_VALUE) and not isinstance(error, pyarrow.ArrowException)
+        what = "a value of the parquet file cannot be read" if is_value else "the parquet file is damaged"
+        mend = "drop the column or write it as text" if is_value else "fetch it again"
+        yield Fault(f"{what}: {_first_line(error)[:200]}", place, fatal=True, mend=mend)
 
 
 def _hub_rows(file: DataFile) -> Iterator[Row | Fault]:
@@ -311,5 +383,6 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _not_utf8(error: UnicodeDecodeError) -> str:
-    return f"not UTF-8: byte 0x{error.object[error.start]:02x} at byte {error.start + 1}"
+def _not_utf8(error: UnicodeDecodeError, before: int = 0) -> str:
+    """`before`: bytes of the file, or line, before those that were decoded."""
+    return f"not UTF-8: byte 0x{error.object[error.start]:02x} at byte {before + error.start + 1}"

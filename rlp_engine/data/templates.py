@@ -34,6 +34,11 @@ ALPACA_WITH_INPUT = (
 ALPACA_INPUT = "\n\n### Input:\n"
 ALPACA_RESPONSE = "\n\n### Response:"
 
+# A chat template is a program of whoever made the model: it may divide by zero, recurse or ask for all the memory.
+_TEMPLATE_ERRORS = (
+    TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError, MemoryError,
+)  # fmt: skip
+
 # Private-use characters around a control token that stands in user text of a chat (see `_marked`).
 MARK_OPEN, MARK_CLOSE = "\U000ffff0", "\U000ffff1"
 
@@ -145,9 +150,9 @@ class PromptTemplate:
         messages = [{"role": turn["role"], "content": self._marked_text(turn["content"])} for turn in turns]
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
+        except _TEMPLATE_ERRORS as error:
             raise ModelError(
-                f"the tokenizer's chat template refused a prompt: {error}",
+                f"the tokenizer's chat template refused a prompt: {str(error)[:200] or type(error).__name__}",
                 where=f"prompt {prompt.prompt_id}, roles {', '.join(turn['role'] for turn in turns)}",
                 mend="use a template that knows these roles, or template = 'alpaca' or 'plain'",
             ) from error

@@ -24,6 +24,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from rlp_engine.config.local_paths import expanded, kind_at
 from rlp_engine.config.schema import ModelConfig
 from rlp_engine.errors import ModelError
 
@@ -37,7 +38,11 @@ _LOADING_ERRORS = (
     ValueError,
     RuntimeError,
     ImportError,
-    KeyError,
+    LookupError,
+    TypeError,  # a config.json that holds a list, or text where a number should be
+    AttributeError,
+    ArithmeticError,  # no attention heads
+    AssertionError,
     HfHubHTTPError,
     SafetensorError,
     StrictDataclassError,
@@ -102,9 +107,7 @@ def load_module(
             "a sequence classifier with one label as reward model",
         )
     if getattr(module, "_hf_peft_config_loaded", False):
-        raise ModelError(
-            "this is an adapter, not a whole model", where=place, mend="merge it into its base model and save that"
-        )
+        raise _adapter_error(place)
     if model.gradient_checkpointing:
         module.activation_checkpointing_enable({"use_reentrant": False})
     return module.to(device)
@@ -126,7 +129,18 @@ def ensure_pad_token(tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel
 
     A model without one gets "[PAD]", whose input and output embedding rows are the means of the old
     rows [AF]: with the EOS as padding, masks and the last-token lookup would be off by one.
+
+    Raises:
+        ModelError: the tokenizer knows tokens that the model has no embedding for.
     """
+    rows, largest = module.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= rows:
+        raise ModelError(
+            f"the tokenizer has tokens up to {largest}, the model has embeddings for {rows}",
+            where=str(tokenizer.name_or_path),
+            found=f"no embedding for {tokenizer.convert_ids_to_tokens(largest)!r}",
+            mend="give model and tokenizer that belong together, or resize_token_embeddings, train and save",
+        )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in eos_ids(tokenizer, module):
         old_size = len(tokenizer)
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
@@ -149,18 +163,27 @@ def resolve_source(source: Path | str) -> str:
     """A local model folder's path, or a hub id as it is.
 
     Raises:
-        ModelError: if it is neither.
+        ModelError: if it is neither, or an adapter, which is no whole model.
     """
-    local = Path(source).expanduser()
-    if local.is_dir():
+    local = expanded(source)
+    kind = kind_at(local)
+    if kind == "folder":
+        if kind_at(local / "adapter_config.json") == "file":
+            raise _adapter_error(str(local))
         return str(local)
-    if isinstance(source, Path) or local.exists() or not _HUB_ID.fullmatch(source):
+    if isinstance(source, Path) or kind != "nothing" or not _HUB_ID.fullmatch(source):
         raise ModelError(
-            "a file stands where a model folder should be" if local.exists() else "there is no such model folder",
+            "a file stands where a model folder should be" if kind == "file" else "there is no such model folder",
             where=str(local),
             mend="give a folder with config.json and *.safetensors, or a hub id such as OWNER/NAME",
         )
     return source
+
+
+def _adapter_error(place: str) -> ModelError:
+    """Which base it fits, only its own words say: adding it to another would give numbers and no error."""
+    mend = "merge it into its base model and save that: PeftModel.merge_and_unload().save_pretrained(PATH)"
+    return ModelError("this is an adapter, not a whole model", where=place, mend=mend)
 
 
 def _set_mean_rows(module: PreTrainedModel, *, new_id: int, old_size: int) -> None:

@@ -254,7 +254,7 @@ def test_what_we_wrote_ourselves_is_read_as_what_it_was(tmp_path):
         assert load(DataFile(path=str(path)), 0) == rows
 
 
-DEEP = json.loads("[" * 300 + "]" * 300)
+DEEP = json.loads("[" * 40 + "]" * 40)
 
 
 @pytest.mark.parametrize(

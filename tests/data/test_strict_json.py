@@ -23,7 +23,7 @@ def test_sound_json_parses_as_pythons_parser_does(value):
 @given(st.lists(JSON_VALUES, max_size=5), st.sampled_from([None, 1]))
 @settings(max_examples=100, deadline=None)
 def test_elements_are_those_of_the_array(values, indent):
-    parsed = [element for element, _ in StrictParser().elements(json.dumps(values, indent=indent))]
+    parsed = [element for element, _ in StrictParser().elements(iter(json.dumps(values, indent=indent)))]
     assert [element.value for element in parsed] == values
     assert not any(element.faults for element in parsed)
 
@@ -54,14 +54,14 @@ def test_a_key_given_twice_is_told_at_any_depth():
 
 
 def test_faults_belong_to_their_own_row():
-    parsed = [element for element, _ in StrictParser().elements('[{"a": NaN}, {"a": 1}, {"b": 1, "b": 2}, {}]')]
+    parsed = [element for element, _ in StrictParser().elements(['[{"a": NaN}, {"a": 1}, {"b": 1, "b": 2}, {}]'])]
     assert [bool(element.faults) for element in parsed] == [True, False, False, False]
     assert [element.repeated for element in parsed] == [(), (), ("b",), ()]
 
 
 def test_elements_know_their_lines():
     text = '[\n {"a": "x\\n"},\n\n {"a":\n 2}, 3\n]\n'
-    assert [line for _, line in StrictParser().elements(text)] == [2, 4, 5]
+    assert [line for _, line in StrictParser().elements([text])] == [2, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_elements_know_their_lines():
     [("[1, 2", 2), ("[1, 2,", 2), ("[1 2]", 1), ("[1, 2,]", 2), ("[1] 2", 1), ("[", 0), ("[1, {]", 1)],
 )
 def test_a_broken_array_ends_with_one_fatal_fault(text, good):
-    parsed = [element for element, _ in StrictParser().elements(text)]
+    parsed = [element for element, _ in StrictParser().elements([text])]
     assert [bool(element.faults) for element in parsed] == [False] * good + [True]
     assert parsed[-1].fatal
 
