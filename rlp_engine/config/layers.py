@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlp_engine.config.outside import read_config_text
 from rlp_engine.config.presets import preset_path
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.config.toml_text import KeyPath, key_lines, parse_key, parse_toml, parse_value
 from rlp_engine.errors import ConfigError
+
+MOST_KEYS = 1000  # of a file; the schema has some 300
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,11 @@ class Layer:
 
 
 def file_layer(path: Path, source: str) -> Layer:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text", where=f"byte {error.start}", mend="save it as UTF-8") from None
-    values = parse_toml(text, str(path))
-    return Layer(source, dict(leaves(values, defaults())), str(path), key_lines(text))
+    text = read_config_text(path)
+    values = dict(leaves(parse_toml(text, str(path)), defaults()))
+    if len(values) > MOST_KEYS:  # each one that is wrong is looked up among all that are right
+        raise ConfigError(f"a config of {len(values)} keys", where=str(path), want=f"at most {MOST_KEYS}")
+    return Layer(source, values, str(path), key_lines(text))
 
 
 def preset_layer(name: Any, where: str = "") -> Layer:
