@@ -51,7 +51,7 @@ def export(
     from rlp_cli.stages import load_pipeline
     from rlp_engine.run.layout import RunLayout
 
-    _, pipeline = load_pipeline(run_dir)
+    resolved, pipeline = load_pipeline(run_dir)
     if to.exists():  # before anything heavy is imported
         raise ConfigError(f"{to} is there already", mend="choose a new folder with --to")
     name = _choose(pipeline, run_dir, model, stage)
@@ -61,7 +61,8 @@ def export(
     from rlp_engine.stages.export import export_model
 
     source = RunLayout(run_dir).stage(name) / "model"
-    made = export_model(source, to, kind=model.value, dtype=dtype.value if dtype else "")
+    trusted = resolved.config.model.trust_remote_code
+    made = export_model(source, to, kind=model.value, dtype=dtype.value if dtype else "", trust_remote_code=trusted)
     output.show(f"{model.value} of {name}: {made['parameters']:,} parameters, {made['dtype']} -> {made['path']}")
     output.result({"stage": name, **made})
 

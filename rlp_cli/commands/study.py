@@ -154,11 +154,13 @@ def _show_plan(output: Output, work: Study) -> None:
 
 def _run(output: Output, work: Study, jobs: int) -> None:
     """Make the runs, start what is due, and write the tables over what is done, however it ended."""
+    from rlp_engine.config.outside import refuse_links_outside
     from rlp_engine.run.lock import RunLock
     from rlp_engine.run.signals import StopSignal
     from rlp_engine.study.launch import run_all
 
     work.study_dir.mkdir(parents=True, exist_ok=True)
+    refuse_links_outside(work.study_dir)
     with StopSignal(f"to continue: rlp study {work.shown}") as stop, RunLock(work.lock) as lock:
         stop.before_exit(lock.abandon)
         work.make()

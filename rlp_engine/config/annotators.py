@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from rlp_engine.config.outside import read_config_text
 from rlp_engine.config.presets import presets_dir
 from rlp_engine.config.schema import NonNegativeFloat, Positive, PositiveFloat, Section
 from rlp_engine.config.toml_text import KeyPath, key_lines, parse_toml
@@ -103,7 +104,7 @@ def load_annotator(path: Path) -> Annotator:
         ConfigError: there is no such file, or it is not sound; `where` names the file and the line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_config_text(path)
     except FileNotFoundError:
         names = list_annotators()
         near = difflib.get_close_matches(path.stem, names, n=1)
@@ -112,7 +113,7 @@ def load_annotator(path: Path) -> Annotator:
             where=str(path),
             mend=(f"did you mean '{near[0]}'?  " if near else "") + f"Built in: {', '.join(names)}; or a path.toml",
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"an annotator cannot be read: {error}", where=str(path)) from None
     values = parse_toml(text, str(path))
     try:

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlp_engine.config.outside import read_config_text
 from rlp_engine.config.presets import preset_path
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.config.toml_text import KeyPath, key_lines, parse_key, parse_toml, parse_value
 from rlp_engine.errors import ConfigError
+
+MOST_KEYS = 1000  # of a file; the schema has some 300
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,17 @@ class Layer:
 
 def file_layer(path: Path, source: str) -> Layer:
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text", where=f"byte {error.start}", mend="save it as UTF-8") from None
+        text = read_config_text(path)
     except OSError as error:
         what = f"{path} cannot be read: {error.strerror}"
         raise ConfigError(what, where=str(path), mend="check its permissions and its disk") from error
     if text.startswith("\ufeff"):
         what = f"{path} starts with a byte order mark"
         raise ConfigError(what, where=f"{path}, line 1", mend="save it as UTF-8 without one")
-    values = parse_toml(text, str(path))
-    return Layer(source, dict(leaves(values, defaults())), str(path), key_lines(text))
+    values = dict(leaves(parse_toml(text, str(path)), defaults()))
+    if len(values) > MOST_KEYS:  # each one that is wrong is looked up among all that are right
+        raise ConfigError(f"a config of {len(values)} keys", where=str(path), want=f"at most {MOST_KEYS}")
+    return Layer(source, values, str(path), key_lines(text))
 
 
 def preset_layer(name: Any, where: str = "") -> Layer:

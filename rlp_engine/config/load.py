@@ -28,6 +28,7 @@ from rlp_engine.config.layers import (
     put,
     set_layer,
 )
+from rlp_engine.config.outside import read_config_text, refuse_links_outside
 from rlp_engine.config.presets import list_presets, preset_path, presets_dir
 from rlp_engine.config.problems import as_error, schema_problems
 from rlp_engine.config.rules import ALPACAFARM, Problem, cross_field_problems, file_problems
@@ -89,12 +90,13 @@ def require_run(run_dir: Path) -> Path:
     """The run.toml of a run directory.
 
     Raises:
-        ConfigError: when it is not one.
+        ConfigError: when it is not one, or a link in it leads out of it.
     """
     path = Path(run_dir) / RUN_TOML
     if not path.is_file():
         mend = f"make one: rlp run --preset NAME {run_dir}   (names: rlp presets)"
         raise ConfigError(f"{run_dir} is not a run directory: it holds no {RUN_TOML}", mend=mend)
+    refuse_links_outside(Path(run_dir), editable=RUN_TOML)
     return path
 
 
@@ -153,7 +155,7 @@ def set_values(run_dir: Path, sets: Sequence[str], *, refuse_missing: bool = Tru
     """Change keys of run.toml, comments and all else kept. Nothing is written unless the whole config is sound."""
     resolved = load_run(run_dir, sets, refuse_missing=refuse_missing)
     path = Path(run_dir) / RUN_TOML
-    old = path.read_text(encoding="utf-8")
+    old = read_config_text(path)
     new = with_values(old, parse_sets(sets))
     if new != old:
         _replace(path, new)

@@ -20,18 +20,29 @@ from rlp_engine.errors import ConfigError
 KeyPath = tuple[str, ...]
 MOST_LEVELS = 32  # of tables and lists in each other; what walks a config recurses
 _FLATTER = f"no key has more than {MOST_LEVELS} levels"
+# A key of 32 parts; tomllib takes the square of their number, which is minutes for a line of 50,000.
+_MANY_PARTS = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){32}""")
+# Every token of a valid TOML text, as far as it decides where statements end.
+_TOKENS = re.compile(
+    r'"""(?:\\.|[^\\])*?"{3,5}'
+    r"|'''.*?'{3,5}"
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'[^'\n]*'"
+    r"|#[^\n]*|[\[{]|[\]}]|=|\n|[^\"'#\[\]{}=\n]+",
+    re.S,
+)
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
     """The values of a TOML text.
 
     Raises:
-        ConfigError: naming `where` and the line, when the text is not TOML.
+        ConfigError: naming `where` and the line, when the text is not TOML; or it is nested deeper than any config.
     """
     try:
-        values = tomllib.loads(text)
+        values = None if _MANY_PARTS.search(text) else tomllib.loads(text)
     except RecursionError:
-        raise ConfigError("tables or lists are nested too deeply", where=where, mend=_FLATTER) from None
+        values = None
     except tomllib.TOMLDecodeError as error:
         what, _, place = str(error).rpartition(" (at ")
         line = place.rstrip(")").split(",")[0]  # "line 3, column 9" or "end of document"
@@ -42,7 +53,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         ) from None
     except ValueError as error:  # a whole number of thousands of digits, a date that no calendar has
         raise ConfigError(f"a value cannot be held: {error}", where=where, mend="write a smaller value") from None
-    if deeper_than(values, MOST_LEVELS):
+    if values is None or deeper_than(values, MOST_LEVELS):
         raise ConfigError("tables or lists are nested too deeply", where=where, mend=_FLATTER)
     return values
 
@@ -111,12 +122,12 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     """The line (from 1) of every table and key of a valid TOML text. Keys inside an inline table are not listed."""
     table: KeyPath = ()
     lines: dict[KeyPath, int] = {}
-    for number, statement in _statements(text):
-        if statement.startswith("["):
-            table = _header(statement)
+    for number, head in _heads(text):
+        if head.startswith("["):
+            table = _header(head)
             lines.setdefault(table, number)
         else:
-            lines.setdefault(table + _key_of(statement), number)
+            lines.setdefault(table + parse_key(head), number)
     return lines
 
 
@@ -132,30 +143,29 @@ def _header(statement: str) -> KeyPath:
     return tuple(path)
 
 
-def _key_of(statement: str) -> KeyPath:
-    for place, letter in enumerate(statement):
-        if letter == "=":
-            try:
-                return parse_key(statement[:place])
-            except ConfigError:
-                continue  # this one stands inside a quoted key
-    raise AssertionError(f"a statement without a key: {statement!r}")
-
-
-def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """(first line, text) of each `key = value` or `[table]`; a value may take several lines."""
-    pending, start = "", 0
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not pending and (not line.strip() or line.lstrip().startswith("#")):
-            continue
-        start = start if pending else number
-        pending = f"{pending}\n{line}" if pending else line.strip()
-        try:
-            tomllib.loads(pending)
-        except tomllib.TOMLDecodeError:
-            continue  # the value goes on
-        yield start, pending
-        pending = ""
+def _heads(text: str) -> Iterator[tuple[int, str]]:
+    """(line, `key` or `[table]`) of each statement; its value may take several lines. One pass over the text."""
+    line, depth = 1, 0
+    begin = -1  # where the statement begins; -1 = between two
+    is_told = False
+    for token in _TOKENS.finditer(text):
+        word = token[0]
+        if word == "\n" and not depth:
+            begin, is_told = -1, False
+        elif begin < 0 and not word.isspace() and word[0] != "#":
+            begin = token.start()
+        if word in "[{":
+            depth += 1
+        elif word in "]}":
+            depth -= 1
+        if begin >= 0 and not is_told:
+            if word == "=":
+                yield line, text[begin : token.start()].strip()
+                is_told = True
+            elif word == "]" and not depth:
+                yield line, text[begin : token.end()].strip()
+                is_told = True
+        line += word.count("\n")
 
 
 def with_values(text: str, values: Mapping[KeyPath, Any]) -> str:

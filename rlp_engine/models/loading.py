@@ -2,19 +2,21 @@
 
 Folders must hold safetensors. A hub model that has none is read with torch's weights-only unpickler, which
 builds tensors and runs no code (microsoft/deberta-large-mnli, the paper's NLI model, is published so).
-Code that comes with a model runs only when the config says so, and no weight is ever newly initialised
-unless the caller expects it. Dropout in
+Code that comes with a model, or that its config would fetch, runs only when the config says so
+(docs/SECURITY.md), and no weight is ever newly initialised unless the caller expects it. Dropout in
 the model's own config is set to 0 (METHOD 5.2: off everywhere); adapters have their own setting.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError  # the error alone: nothing here unpickles
 from typing import Any
 
 import torch
@@ -31,6 +33,8 @@ from rlp_engine.errors import ModelError
 PAD_TOKEN = "[PAD]"
 if not torch.cuda.is_available():  # else DeepSpeed, where it is installed, prints that it looked for a GPU
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")  # in transformers itself
+MOST_JSON_BYTES = 1 << 28  # of one file: the largest tokenizer.json are some 40 MB
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # What transformers raises for a folder, a file or a repository that is not what it should be.
 _LOADING_ERRORS = (
@@ -43,6 +47,7 @@ _LOADING_ERRORS = (
     AttributeError,
     ArithmeticError,  # no attention heads
     AssertionError,
+    UnpicklingError,  # torch's weights-only reader met something else than weights
     HfHubHTTPError,
     SafetensorError,
     StrictDataclassError,
@@ -56,8 +61,11 @@ def load_config(source: Path | str, model: ModelConfig, **overrides: Any) -> Pre
         ModelError: if there is no such folder or hub model, or it cannot be read.
     """
     place = resolve_source(source)
+    refuse_odd_files(place)
     with _readable_errors(place):
         config = AutoConfig.from_pretrained(place, **_origin(place, model), **overrides)
+    if not model.trust_remote_code:
+        _refuse_fetched_kernels(config, place)
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         for key, value in part.to_dict().items():
             if isinstance(value, float) and ("dropout" in key or key.endswith("pdrop")):
@@ -90,6 +98,7 @@ def load_module(
     """
     place = resolve_source(source)
     _refuse_folder_without_safetensors(place)
+    refuse_odd_files(place)
     config = config if config is not None else load_config(source, model)
     options: dict[str, Any] = {"config": config, "dtype": getattr(torch, dtype or model.dtype), "weights_only": True}
     options["use_safetensors"] = True if Path(place).is_dir() else None  # None: safetensors where there are some
@@ -120,6 +129,7 @@ def load_tokenizer(source: Path | str, model: ModelConfig) -> PreTrainedTokenize
         ModelError: if there is none.
     """
     place = resolve_source(source)
+    refuse_odd_files(place)
     with _readable_errors(place, "tokenizer"), quiet():
         return AutoTokenizer.from_pretrained(place, **_origin(place, model))
 
@@ -204,8 +214,62 @@ def _origin(place: str, model: ModelConfig) -> dict[str, Any]:
     return {"revision": revision, "trust_remote_code": model.trust_remote_code}
 
 
+def refuse_odd_files(place: str) -> None:
+    """A model folder holds plain files, and what its JSON says of itself is small.
+
+    Raises:
+        ModelError: a file is a device or a pipe, which would be read forever; a JSON file is too large to be one of
+            a model's; the index of the weights names something else than safetensors beside it.
+    """
+    folder = Path(place)
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        if not (path.is_file() or path.is_dir() or path.is_symlink()):
+            raise ModelError("a model folder holds something that is no file", where=str(path), mend="take it out")
+        if path.is_symlink() and path.exists() and not (path.is_file() or path.is_dir()):
+            raise ModelError("a link in a model folder leads to something that is no file", where=str(path))
+        if path.suffix == ".json" and path.is_file() and path.stat().st_size > MOST_JSON_BYTES:
+            found = f"{path.stat().st_size:,} bytes"
+            raise ModelError("a JSON file of a model is too large", where=str(path), found=found)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        with _readable_errors(place):
+            named = json.loads(index.read_bytes())["weight_map"].values()
+        odd = sorted({str(name) for name in named if not _is_weights_file(name)})
+        if odd:
+            raise ModelError(
+                "the index of a model names files that are not its weights",
+                where=str(index),
+                found=", ".join(odd[:3]),
+                want="names of *.safetensors in the same folder",
+                mend="load it in transformers, see whether you trust it, and call save_pretrained",
+            )
+
+
+def _is_weights_file(name: Any) -> bool:
+    return isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name
+
+
+def _refuse_fetched_kernels(config: PreTrainedConfig, place: str) -> None:
+    """transformers takes `attn_implementation` of a config for a repository of compiled code, and loads it."""
+    parts = [config, *(part for part in vars(config).values() if isinstance(part, PreTrainedConfig))]
+    for part in parts:
+        named = part._attn_implementation
+        if named is not None and named not in ATTENTION:
+            raise ModelError(
+                "the model's config names an attention that would be fetched and run",
+                where=place,
+                found=f"attn_implementation = {named!r}",
+                want=f"one of {', '.join(ATTENTION)}",
+                mend="take it out of config.json; or --set model.trust_remote_code=true, only if you trust it",
+            )
+
+
 def _refuse_folder_without_safetensors(place: str) -> None:
     folder = Path(place)
+    if (folder / "adapter_config.json").exists():  # transformers would follow it to its base model and to its weights
+        raise _adapter_error(place)
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
         return
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))

@@ -10,12 +10,15 @@ import json
 import math
 import os
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rlp_engine.config.outside import read_config_text
+from rlp_engine.config.toml_text import parse_toml
+from rlp_engine.errors import ConfigError
 
 BASE_ORDER = ("prepare", "sft", "collect", "train-rm", "ppo")
 ROUND_ORDER = ("sample", "embed", "synthesize", "refine-rm", "ppo")
@@ -177,11 +180,11 @@ def _thinned(rows: list[dict[str, float]]) -> list[dict[str, float]]:
 def _read_settings(path: Path, problems: list[str]) -> tuple[dict[str, Any], str]:
     text = ""
     try:
-        text = path.read_text(encoding="utf-8")
-        return tomllib.loads(text), text
+        text = read_config_text(path)
+        return parse_toml(text, path.name), text
     except FileNotFoundError:
         return {}, text
-    except (OSError, ValueError) as error:
+    except (OSError, ConfigError) as error:
         problems.append(f"run.toml could not be read: {error}")
         return {}, text
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlp_engine.config.outside import refuse_links_outside
 from rlp_engine.run.atomic import is_temporary
 from rlp_engine.run.events import EventLog
 from rlp_engine.run.layout import CHECKPOINTS, PARTIAL_SUFFIX, RunLayout
@@ -30,8 +31,13 @@ class Removable:
 def removable(run_dir: Path, *, checkpoints: bool = False, answers: bool = False) -> list[Removable]:
     """What `rlp clean` may delete. Unfinished stages start from their first step again without their checkpoints,
     so these are listed only when asked for; checkpoints in a complete stage always are. The answers of NLI models
-    are hours of work for the next `synthesize`, so they too are listed only when asked for."""
+    are hours of work for the next `synthesize`, so they too are listed only when asked for.
+
+    Raises:
+        ConfigError: a link leads out of the run: nothing is deleted through one.
+    """
     layout = RunLayout(run_dir)
+    refuse_links_outside(layout.run_dir)
     found = [Removable(path, "superseded", size_of(path)) for path in _superseded(layout)]
     for directory, subfolders, files in os.walk(layout.run_dir):
         here = Path(directory)

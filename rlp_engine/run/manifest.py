@@ -88,12 +88,20 @@ def read_manifest(folder: Path) -> Manifest | None:
         del values["status"]
         work = Work.from_json({key: values.pop(key) for key in ("version", "params", "config", "inputs")})
         for kind in ("outputs", "logs"):
-            values[kind] = {name: FileRecord(**record) for name, record in values[kind].items()}
+            values[kind] = {_below(name): FileRecord(**record) for name, record in values[kind].items()}
         return Manifest(work=work, **values)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptArtifactError("stage.json cannot be read", where=str(path), found=str(error)) from error
+
+
+def _below(name: str) -> str:
+    """The name itself, when it cannot lead out of the stage's folder: an adopted stage is linked by these names."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in name or "\0" in name:
+        raise ValueError(f"{name!r} is no path below the stage's folder")
+    return name
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ def read_attempt(folder: Path) -> AttemptRecord | None:
     try:
         values = json.loads((folder / ATTEMPT_FILE).read_bytes())
         return AttemptRecord(work=Work.from_json(values.pop("work")), **values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

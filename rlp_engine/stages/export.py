@@ -7,23 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from rlp_engine.config.schema import ModelConfig
 from rlp_engine.errors import ConfigError, ModelError
-from rlp_engine.models.loading import quiet
+from rlp_engine.models.loading import load_config, load_tokenizer, quiet
 from rlp_engine.run.atomic import committed_dir
 
 CLASSES = {"policy": AutoModelForCausalLM, "reward": AutoModelForSequenceClassification}
 PROBE_TOKENS = 16  # length of the sequence on which the copy is compared with the original
 
 
-def export_model(source: Path, target: Path, *, kind: str, dtype: str = "") -> dict[str, Any]:
+def export_model(
+    source: Path, target: Path, *, kind: str, dtype: str = "", trust_remote_code: bool = False
+) -> dict[str, Any]:
     """Write the model and its tokenizer to `target`, in one rename, after the copy was seen to answer alike.
 
     Args:
         source: a stage's `model` folder (adapters are merged in it already).
         kind: policy or reward.
         dtype: float32, float16 or bfloat16; "" = as saved.
+        trust_remote_code: the run's; without it a model that brings code is refused, and nobody is asked.
 
     Returns:
         {"path", "parameters", "dtype", "largest_difference"}: of the logits on a fixed sequence of tokens, in float32.
@@ -34,7 +38,8 @@ def export_model(source: Path, target: Path, *, kind: str, dtype: str = "") -> d
     """
     if target.exists():
         raise ConfigError(f"{target} is there already", mend="choose a new folder with --to")
-    original = _load(source, kind)
+    own = ModelConfig(trust_remote_code=trust_remote_code)
+    original = _load(source, kind, own)
     saved_as = original.dtype
     wanted = getattr(torch, dtype) if dtype else saved_as
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -43,9 +48,9 @@ def export_model(source: Path, target: Path, *, kind: str, dtype: str = "") -> d
             shutil.copytree(source, folder, dirs_exist_ok=True)
         else:
             with quiet():
-                _load(source, kind).to(wanted).save_pretrained(folder)
-                AutoTokenizer.from_pretrained(source, local_files_only=True).save_pretrained(folder)
-        copy = _load(folder, kind)
+                _load(source, kind, own).to(wanted).save_pretrained(folder)
+                load_tokenizer(source, own).save_pretrained(folder)
+        copy = _load(folder, kind, own)
         difference, scale = _difference(original, copy)
         # A cast rounds every weight to `eps` of itself; a lost or shuffled tensor moves the logits by their own size.
         allowed = 0.0 if wanted == saved_as else 20 * max(torch.finfo(wanted).eps, torch.finfo(saved_as).eps) * scale
@@ -61,10 +66,16 @@ def export_model(source: Path, target: Path, *, kind: str, dtype: str = "") -> d
     return {"path": str(target), "parameters": parameters, "dtype": name, "largest_difference": difference}
 
 
-def _load(folder: Path, kind: str) -> PreTrainedModel:
+def _load(folder: Path, kind: str, own: ModelConfig) -> PreTrainedModel:
+    load_config(folder, own)  # refuses what would run code
     with quiet():
         model, info = CLASSES[kind].from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype="auto"
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=own.trust_remote_code,
+            output_loading_info=True,
+            dtype="auto",
         )
     if info["missing_keys"]:
         names = ", ".join(sorted(info["missing_keys"])[:3])

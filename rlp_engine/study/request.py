@@ -15,7 +15,6 @@ study (another preset, another `--set`) is refused.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,8 @@ from typing import Any
 import tomlkit
 
 from rlp_engine.config.layers import at, defaults, parse_sets
-from rlp_engine.config.toml_text import parse_key, parse_value
+from rlp_engine.config.outside import read_config_text
+from rlp_engine.config.toml_text import parse_key, parse_toml, parse_value
 from rlp_engine.errors import ConfigError
 from rlp_engine.run.atomic import write_text
 
@@ -73,7 +73,7 @@ def read_request(study_dir: Path) -> Request | None:
     """
     path = Path(study_dir) / STUDY_TOML
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = parse_toml(read_config_text(path), str(path))
         return Request(
             preset=str(values["preset"]),
             seeds=tuple(int(seed) for seed in values["seeds"]),

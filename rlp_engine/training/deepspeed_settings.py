@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from rlp_engine.config.outside import read_config_text
 from rlp_engine.config.schema import DeepSpeedConfig, OptimizerConfig
 from rlp_engine.errors import ConfigError
 
@@ -42,8 +43,8 @@ def deepspeed_settings(config: OptimizerConfig, deepspeed: DeepSpeedConfig, dtyp
 def _users_settings(path: Path, ours: Mapping[str, Any]) -> dict[str, Any]:
     where = f"deepspeed.config_file = {path}"
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        settings = json.loads(read_config_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the DeepSpeed config does not read: {error}", where=where) from error
     if not isinstance(settings, dict):
         raise ConfigError("the DeepSpeed config is not a JSON object", where=where)
