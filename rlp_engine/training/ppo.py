@@ -29,6 +29,7 @@ from rlp_engine.training.checkpoint import TaskState
 from rlp_engine.training.dealing import dealt, idle, of_all_ranks
 from rlp_engine.training.deepspeed import new_updater
 from rlp_engine.training.experience import Experience, Rollout, experience_of
+from rlp_engine.training.failed_batch import Batch, Row
 from rlp_engine.training.health import PpoAlarms, check_tensors
 from rlp_engine.training.optimizer import LossShare, ParameterGroup
 from rlp_engine.training.rollout import Collector, Scorer
@@ -82,11 +83,13 @@ class PpoTask(UpdaterTask):
         self._alarms = PpoAlarms(config.health)
         self._warnings: list[str] = []
         self._last: Rollout | None = None
+        self._batch = Batch()
 
     def step(self, step: int) -> dict[str, float]:
         started = time.perf_counter()
         with self.updater.whole_weights():  # answers end where they end: no rank waits for another
             rollout = self._last = self.collector.collect(step)
+        self._batch.begin(range(len(rollout.prompts)))
         check_tensors(
             scores=rollout.scores_B,
             logprobs=rollout.logprobs_BT,
@@ -149,6 +152,7 @@ class PpoTask(UpdaterTask):
     ) -> Tensor:
         logprobs_RT = self.collector.policy_logprobs(packed)
         width = logprobs_RT.shape[1]
+        self._batch.note(rows, logprob_in_training=logprobs_RT.detach().sum(1))
         loss, found = policy_loss(
             logprobs_RT,
             experience.rollout.logprobs_BT[rows, :width],
@@ -166,6 +170,7 @@ class PpoTask(UpdaterTask):
     ) -> Tensor:
         values_RT = self.collector.values(packed)
         width = values_RT.shape[1]
+        self._batch.note(rows, value_in_training=values_RT.detach().mean(1))
         loss, found = value_loss(
             values_RT,
             experience.rollout.values_BT[rows, :width],
@@ -204,6 +209,17 @@ class PpoTask(UpdaterTask):
                 strict=True,
             )
         ]
+
+    def failed_batch(self) -> list[Row]:
+        """The rollout, token by token."""
+        rows = []
+        for row, (sample, numbers) in enumerate(zip(self.samples(), self._batch.read(), strict=True)):
+            ids = self._last.response_ids[row]
+            tokens = {"prompt_ids": self._last.prompt_ids[row], "response_ids": ids}
+            for name in ("logprobs", "reference_logprobs", "values"):
+                tokens[name] = getattr(self._last, f"{name}_BT")[row, : len(ids)].tolist()
+            rows.append(sample | tokens | numbers)
+        return rows
 
     def warnings(self) -> list[str]:
         return self._warnings

@@ -20,6 +20,7 @@ from rlp_engine.run.signals import StopSignal
 from rlp_engine.training import checkpoint as checkpoints
 from rlp_engine.training.checkpoint import Search, TaskState
 from rlp_engine.training.deepspeed import DeepSpeedUpdater
+from rlp_engine.training.failed_batch import Row, failed_batch_path, not_finite_in, write_failed_batch
 from rlp_engine.training.health import check_metrics
 from rlp_engine.training.optimizer import Updater
 
@@ -52,6 +53,10 @@ class Task(ABC):
 
     def samples(self) -> list[dict[str, Any]]:
         """What a person may want to read of the last step, one JSON-able row each."""
+        return []
+
+    def failed_batch(self) -> list[Row]:
+        """The rows that the last step read, with what the models made of them. Every rank has to ask."""
         return []
 
     def warnings(self) -> list[str]:
@@ -100,7 +105,8 @@ def run_steps(
 
     Raises:
         Interrupted: a signal came; the step was finished and is in a checkpoint.
-        HealthError: a number is not finite; the last good checkpoint stands.
+        HealthError: a number is not finite; the batch is in failed_step_NNNNNN.jsonl, and the last good checkpoint
+            stands.
         ResourceError: the disk cannot hold two checkpoints.
     """
     ours = world()
@@ -116,9 +122,7 @@ def run_steps(
             metrics = task.step(step)
             check_metrics(metrics)
         except HealthError as error:
-            if ours.is_leader:
-                _write_samples(task.samples(), out, step)
-            raise _at_step(error, name, step, out) from error
+            raise _failed(error, task.failed_batch(), name, step, out) from error
         seconds = time.perf_counter() - started
         is_last = step == task.total_steps
         if ours.is_leader and (step % log.every_steps == 0 or is_last):
@@ -196,11 +200,18 @@ def _write_samples(rows: list[dict[str, Any]], out: Path, step: int) -> None:
         write_text(path, "".join(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows))
 
 
-def _at_step(error: HealthError, name: str, step: int, out: Path) -> HealthError:
-    """The same error with the stage, the step and what can be done."""
+def _failed(error: HealthError, rows: list[Row], name: str, step: int, out: Path) -> HealthError:
+    """The same error with the stage, the step, the rows, and what can be done. Writes the rows, at the leader."""
+    bad = not_finite_in(rows)
+    what = f"{name}, step {step}: {error.what}" + (f" (not finite: {bad})" if bad else "")
+    path = out / "metrics.jsonl"
+    if rows:
+        path = failed_batch_path(out, step)
+        if world().is_leader:
+            write_failed_batch(rows, path)
     return HealthError(
-        f"{name}, step {step}: {error.what}",
-        where=str(out / "metrics.jsonl"),
-        mend="lower the learning rate or look at the last samples; the last checkpoint stands, and running again "
-        "continues from it",
+        what,
+        where=str(path),
+        mend="look for what is odd in the rows of this step, or lower the learning rate (the stage then starts anew). "
+        "The last good checkpoint stands, and running again as it is continues from it",
     )
