@@ -63,6 +63,11 @@ class Task(ABC):
         """What the last step gives reason to warn about."""
         return []
 
+    def must_stop(self) -> str:
+        """Why the config wants no further step after the last one, which may be a checkpoint's; "" = go on. The same at
+        every rank."""
+        return ""
+
 
 class UpdaterTask(Task):
     """A task whose weights an updater trains, in one process or in many."""
@@ -106,7 +111,8 @@ def run_steps(
     Raises:
         Interrupted: a signal came; the step was finished and is in a checkpoint.
         HealthError: a number is not finite; the batch is in failed_step_NNNNNN.jsonl, and the last good checkpoint
-            stands.
+            stands. Or an alarm that is to stop the stage was raised, now or before the newest checkpoint, which is of
+            that step.
         ResourceError: the disk cannot hold two checkpoints.
     """
     ours = world()
@@ -116,6 +122,8 @@ def run_steps(
     if ours.is_leader:
         metrics_log.cut_to(done)
         _check_space(task, out, name)
+    if done and (alarm := task.must_stop()):
+        raise _stopped(alarm, name, done, out)
     for step in range(done + 1, task.total_steps + 1):
         started = time.perf_counter()
         try:
@@ -124,11 +132,11 @@ def run_steps(
         except HealthError as error:
             raise _failed(error, task.failed_batch(), name, step, out) from error
         seconds = time.perf_counter() - started
-        is_last = step == task.total_steps
-        if ours.is_leader and (step % log.every_steps == 0 or is_last):
+        is_last, alarm = step == task.total_steps, task.must_stop()
+        if ours.is_leader and (step % log.every_steps == 0 or is_last or alarm):
             metrics_log.append(step, {**metrics, "seconds": seconds})
             reporter.step(name, step, task.total_steps, metrics, seconds)
-        if ours.is_leader and (step % log.samples_every_steps == 0 or is_last):
+        if ours.is_leader and (step % log.samples_every_steps == 0 or is_last or alarm):
             _write_samples(task.samples()[: log.samples], out, step)
         for warning in task.warnings():
             reporter.warn(f"{name}, step {step}: {warning}")
@@ -137,7 +145,7 @@ def run_steps(
             after_step(step)
         # Read once: a signal that comes while saving waits for the next step. One rank's signal is everybody's.
         stopping = ours.largest(stop.signal_number)
-        if step % checkpoint.every_steps == 0 or is_last or stopping:
+        if step % checkpoint.every_steps == 0 or is_last or stopping or alarm:
             state = task.state()
             tensors = {**state.tensors, **checkpoints.random_states()}
             values = {"task": dict(state.values), "metrics": metrics}
@@ -147,6 +155,9 @@ def run_steps(
             ours.barrier()  # whoever is ended by the launcher is not the one that saves
             stop.request(stopping)
             stop.check(f"{name}, after step {step} of {task.total_steps}; its checkpoint is saved")
+        if alarm:
+            ours.barrier()  # as above
+            raise _stopped(alarm, name, step, out)
     return metrics
 
 
@@ -214,4 +225,13 @@ def _failed(error: HealthError, rows: list[Row], name: str, step: int, out: Path
         where=str(path),
         mend="look for what is odd in the rows of this step, or lower the learning rate (the stage then starts anew). "
         "The last good checkpoint stands, and running again as it is continues from it",
+    )
+
+
+def _stopped(alarm: str, name: str, step: int, out: Path) -> HealthError:
+    return HealthError(
+        f"{name} is stopped after step {step}: {alarm}",
+        where=str(out / "samples"),
+        mend="read the answers there. The checkpoint of this step is saved, and running again stops here again until "
+        "the limit is raised or taken out of the list (--set 'ppo.health.stop=[]'); then it continues",
     )
