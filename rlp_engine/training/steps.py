@@ -36,7 +36,11 @@ class Task(ABC):
 
     @abstractmethod
     def step(self, step: int) -> dict[str, float]:
-        """Do step `step`, counted from 1, optimizer included; what to log (names in `_seconds`: wall time)."""
+        """Do step `step`, counted from 1, optimizer included; what to log (names in `_seconds`: wall time).
+
+        Raises:
+            HealthError: a number is not finite; at every rank, as the ranks then put the failed batch together.
+        """
 
     @abstractmethod
     def state(self) -> TaskState:
@@ -220,11 +224,12 @@ def _failed(error: HealthError, rows: list[Row], name: str, step: int, out: Path
         path = failed_batch_path(out, step)
         if world().is_leader:
             write_failed_batch(rows, path)
+        world().barrier()  # a rank that ends makes the launcher end the others, and the leader writes
     return HealthError(
         what,
         where=str(path),
         mend="look for what is odd in the rows of this step, or lower the learning rate (the stage then starts anew). "
-        "The last good checkpoint stands, and running again as it is continues from it",
+        "The last good checkpoint, if there is one, stands, and running again as it is continues from it",
     )
 
 
