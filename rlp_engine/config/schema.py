@@ -318,11 +318,21 @@ class RefineRmConfig(RewardTrainingConfig):
     reseed: ReseedConfig = ReseedConfig()
 
 
-class HealthConfig(Section):
-    """Alarms. Non-finite numbers always stop the stage."""
+Alarm = Literal["max_kl", "max_length_growth", "max_eos_drop", "max_entropy_drop", "max_distinct_drop", "max_agreement_drop"]
 
-    max_kl: NonNegativeFloat = Field(0.0, description="warn when the sequence KL passes this many nats; 0 = off", json_schema_extra=SAFE)
-    max_length_growth: NonNegativeFloat = Field(0.0, description="warn when the mean length passes this multiple of the first step's; 0 = off", json_schema_extra=SAFE)
+
+class HealthConfig(Section):
+    """Alarms: passing a limit warns, or stops the stage where `stop` names it; 0 = off. Non-finite numbers always stop it."""
+
+    max_kl: NonNegativeFloat = Field(100.0, description="nats a sequence from the SFT policy", json_schema_extra=SAFE)
+    max_length_growth: NonNegativeFloat = Field(3.0, description="mean length, as a multiple of the first step's", json_schema_extra=SAFE)
+    max_eos_drop: Share = Field(0.3, description="by how much the share of answers that end in EOS is below the first step's", json_schema_extra=SAFE)
+    max_entropy_drop: Share = Field(0.8, description="share of the first step's entropy that is lost", json_schema_extra=SAFE)
+    max_distinct_drop: Share = Field(0.8, description="share of the first step's distinct_2 (different bigrams over all) that is lost: the policy repeats itself", json_schema_extra=SAFE)
+    max_agreement_drop: Share = Field(0.15, description="by how much the agreement with held-out pairs is below its highest, while the score is above what it was then; at least two standard errors, 1/sqrt(pairs)", json_schema_extra=SAFE)
+    stop: list[Alarm] = Field([], description="limits, by their key here, that end the stage with exit code 7 after a checkpoint; the others warn", json_schema_extra=SAFE)
+    agreement_pairs: NonNegative = Field(64, description="of the pairs that train_rm.held_out keeps out of training, those that the policy's agreement is measured on (share on which log pi/pi_ref is higher for the chosen answer); 0 = off", json_schema_extra=SAFE)
+    agreement_every: Positive = Field(10, description="steps between measurements of the agreement; each costs two forward passes a pair", json_schema_extra=SAFE)
 
 
 class PpoConfig(Section):

@@ -19,7 +19,8 @@ from rlp_engine.run.fingerprint import Work, sha256_of_file, sha256_of_json
 from rlp_engine.run.layout import ATTEMPT_FILE, CHECKPOINTS, CONFIG_FILE, METRICS_FILE, STAGE_FILE
 
 SCHEMA = 1
-LOG_PATTERNS = (METRICS_FILE, "samples/step_*")  # hold wall times, so they are not compared and not read downstream
+# Wall times, and what went wrong before it went well: not compared and not read downstream.
+LOG_PATTERNS = (METRICS_FILE, "samples/step_*", "failed_step_*")
 OTHER_CONTENT = "has other content than when it was made"
 _OWN_FILES = {STAGE_FILE, ATTEMPT_FILE, CONFIG_FILE}
 _PACKAGES = ("rlp", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pydantic", "safetensors")

@@ -267,6 +267,7 @@ def _ppo(
         inputs=inputs,
         sections=sections,
         function="rlp_engine.stages.ppo:run",
+        watched=(StageInput("pairs", stage="collect", path="pairs.jsonl"),),
         ranks="all",
         params={"round": round_number} | ({} if kl_coefficient is None else {"kl_coefficient": kl_coefficient}),
     )

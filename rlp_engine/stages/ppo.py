@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from rlp_engine.config.schema import PpoConfig
-from rlp_engine.data.records import Prompt, Sample
-from rlp_engine.data.rows import read_prompts
+from rlp_engine.data.records import PreferencePair, Prompt, Sample
+from rlp_engine.data.rows import read_pairs, read_prompts
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError
@@ -31,6 +31,7 @@ from rlp_engine.stages.answering import answerer, short_enough
 from rlp_engine.stages.common import after_training, prepare_device, scorer_of, train
 from rlp_engine.stages.judging import build_judge, told_costs
 from rlp_engine.stages.ppo_models import ppo_models
+from rlp_engine.stages.reward_training import split_held_out
 from rlp_engine.stages.spec import StageContext
 from rlp_engine.training.ppo import PpoTask
 
@@ -67,6 +68,7 @@ def run(context: StageContext) -> dict[str, Any]:
         seed_parts=seed_parts,
         reward_mean=mean,
         reward_std=std,
+        held_out_pairs=held_out_pairs(context),
         deepspeed=config.deepspeed,
     )
     candidates = candidate_steps(context)
@@ -85,6 +87,21 @@ def run(context: StageContext) -> dict[str, Any]:
         return {"steps": task.total_steps, **summary}
     chosen = choose_candidate(context, template, device) if world().is_leader else {}
     return {"steps": task.total_steps, **summary, **chosen}
+
+
+def held_out_pairs(context: StageContext) -> list[PreferencePair]:
+    """The pairs that the policy's agreement is measured on: of those held out of reward training, some by the run's
+    seed. None when the file is gone: what is learned does not depend on it."""
+    config, path = context.config, Path(context.inputs["pairs"])
+    wanted = config.ppo.health.agreement_pairs
+    if not wanted or not config.train_rm.held_out:
+        return []
+    if not world().broadcast(path.is_file()):
+        context.reporter.warn(f"{context.spec.name}: {path} is gone: agreement with held-out pairs is not watched")
+        return []
+    _, held_out = split_held_out(read_pairs(path), config.train_rm.held_out, config.seed)
+    chosen = permutation(len(held_out), config.seed, "agreement")[:wanted]
+    return [held_out[i] for i in sorted(chosen)]
 
 
 def ppo_config(context: StageContext) -> PpoConfig:

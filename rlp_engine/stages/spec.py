@@ -48,6 +48,7 @@ class StageSpec:
     function: str  # "rlp_engine.stages.ppo:run", imported only when it runs
     params: Mapping[str, Any] = field(default_factory=dict)  # JSON-able constants: {"round": 1, "method": "spg"}
     wall_time: tuple[str, ...] = ()  # files or patterns that hold times of day and are no result: listed as logs
+    watched: tuple[StageInput, ...] = ()  # read too, but no output depends on them: in no fingerprint, and may be gone
     ranks: Literal["all", "leader"] = "leader"  # who runs the function under a launcher; the others wait
 
     def load(self) -> StageFunction:
@@ -92,7 +93,7 @@ class ConfigView:
 def input_paths(layout: RunLayout, spec: StageSpec) -> dict[str, Path | str]:
     """Name of each input -> where it lies: an absolute path, or the hub's name as it is."""
     paths: dict[str, Path | str] = {}
-    for item in spec.inputs:
+    for item in (*spec.inputs, *spec.watched):
         if item.stage:
             paths[item.name] = layout.stage(item.stage) / item.path
         elif is_remote(item.path):
@@ -122,9 +123,10 @@ def check_pipeline(pipeline: Sequence[StageSpec]) -> None:
     for spec in pipeline:
         check_stage_name(spec.name)
         assert spec.name not in seen, f"two stages are called {spec.name}"
-        names = [item.name for item in spec.inputs]
+        items = (*spec.inputs, *spec.watched)
+        names = [item.name for item in items]
         assert len(names) == len(set(names)), f"{spec.name}: two inputs have one name"
-        for item in spec.inputs:
+        for item in items:
             assert item.stage in seen or not item.stage, f"{spec.name}: {item.stage} does not come before it"
             assert item.stage or item.path, f"{spec.name}: input {item.name} names neither a stage nor a path"
         seen.add(spec.name)

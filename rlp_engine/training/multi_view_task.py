@@ -35,6 +35,7 @@ from rlp_engine.randomness import KeyPart, normals, torch_seed
 from rlp_engine.training.checkpoint import TaskState
 from rlp_engine.training.dealing import all_ranks_rows, of_all_ranks
 from rlp_engine.training.deepspeed import new_updater
+from rlp_engine.training.failed_batch import Batch, Row
 from rlp_engine.training.optimizer import LossShare, ParameterGroup
 from rlp_engine.training.order import steps_of
 from rlp_engine.training.pairs import Diagnostics, PairBatches, device_of_module
@@ -91,6 +92,7 @@ class MultiViewTask(UpdaterTask):
             ParameterGroup("heads", modules, learning_rate=self.config.learning_rate, constant=True),
         ]
         self.updater = new_updater(groups, config.optimizer, self.joint_steps, device, deepspeed)
+        self._views = Batch()
         self._collapsed = 0.0  # how steadily the last joint steps looked collapsed, 0 to 1
         self._warnings: list[str] = []
 
@@ -144,15 +146,17 @@ class MultiViewTask(UpdaterTask):
                 joint_step, self.joint_steps, self.config.beta_start, self.config.beta_end, self.config.beta_ramp
             )
         pairs = self.view_pairs.of_step(step)
+        self._views.begin(range(len(pairs)), lambda row: self._described(pairs[row]))
         parts = np.array_split(np.arange(len(pairs)), math.ceil(len(pairs) / self.config.microbatch))
         for rows in parts:
-            members = [pairs[row] for row in rows]
-            yield partial(self._view_share, members, len(pairs), beta, is_warmup, diagnostics)
+            yield partial(self._view_share, pairs, rows.tolist(), beta, is_warmup, diagnostics)
 
     def _view_share(
-        self, pairs: Sequence[ViewPair], count: int, beta: float, is_warmup: bool, diagnostics: Diagnostics
+        self, all_pairs: Sequence[ViewPair], rows: list[int], beta: float, is_warmup: bool, diagnostics: Diagnostics
     ) -> Tensor:
+        pairs = [all_pairs[row] for row in rows]
         v1_BD, v2_BD = self._states(pairs, is_warmup=is_warmup)
+        self._views.note(rows, state_norm_1=v1_BD.detach().norm(dim=1), state_norm_2=v2_BD.detach().norm(dim=1))
         noise1_BK, noise2_BK = (self._noise(pairs, view).to(v1_BD.device) for view in (0, 1))
         loss, found = multi_view_loss(
             self.kind,
@@ -167,7 +171,7 @@ class MultiViewTask(UpdaterTask):
             skl=self.config.skl,
             temperature=self.config.temperature,
         )
-        share = len(pairs) / count
+        share = len(pairs) / len(all_pairs)
         if world().is_leader:  # all ranks have found the same
             diagnostics["multi_view"].append(float(loss.detach()) * share)
             for name, value in found.items():
@@ -198,6 +202,13 @@ class MultiViewTask(UpdaterTask):
 
     def warnings(self) -> list[str]:
         return self._warnings
+
+    def _described(self, pair: ViewPair) -> Row:
+        tokenizer = self.reward_model.tokenizer
+        return {"view_1": tokenizer.decode(pair.views[0]), "view_2": tokenizer.decode(pair.views[1])}
+
+    def failed_batch(self) -> list[Row]:
+        return self.batches.batch.read() + self._views.read()
 
     def state(self) -> TaskState:
         return TaskState(self.updater.tensors(), {"collapsed": self._collapsed})

@@ -23,6 +23,7 @@ from rlp_engine.models.reward import RewardModel
 from rlp_engine.randomness import KeyPart
 from rlp_engine.training.dealing import dealt, idle, of_all_ranks
 from rlp_engine.training.deepspeed import new_updater
+from rlp_engine.training.failed_batch import Batch, Row
 from rlp_engine.training.optimizer import LossShare, ParameterGroup
 from rlp_engine.training.order import minibatch_at, steps_of
 from rlp_engine.training.steps import UpdaterTask
@@ -58,10 +59,12 @@ class PairBatches:
         self.reward_model = reward_model
         self.config = config
         self._key = (*seed_parts, "order")
+        self._pairs = pairs
         self._weights = [pair.weight for pair in pairs]
         self._chosen = [template.encode_scored(pair.prompt, pair.chosen, max_length) for pair in pairs]
         self._rejected = [template.encode_scored(pair.prompt, pair.rejected, max_length) for pair in pairs]
         self.count = len(pairs)
+        self.batch = Batch()
         can_pack(reward_model.backbone, length=0)
 
     def rows_of(self, step: int, *, epochs: int | None) -> list[int]:
@@ -72,6 +75,7 @@ class PairBatches:
         """Callables, this rank's, that sum to the pairs' weighted mean loss; each adds its diagnostics when called."""
         total_weight = sum(self._weights[row] for row in rows)
         rows = sorted(rows)
+        self.batch.begin(rows, self._described)
         lengths = [pair_length(self._chosen[row], self._rejected[row]) for row in rows]
         for group, counts in dealt(length_groups(lengths, self.config.microbatch)):
             members = [rows[i] for i in group]
@@ -86,6 +90,7 @@ class PairBatches:
             [self._chosen[row] for row in rows], [self._rejected[row] for row in rows]
         )
         chosen_P, rejected_P = output.rewards_B.split(len(rows))
+        self.batch.note(rows, chosen_reward=chosen_P, rejected_reward=rejected_P)
         weight_P = torch.tensor([self._weights[row] for row in rows], device=chosen_P.device)
         with torch.no_grad():
             share = len(rows) / count
@@ -95,6 +100,15 @@ class PairBatches:
         loss = bradley_terry_loss(chosen_P, rejected_P, weight_P, denominator=total_weight)
         diagnostics["bradley_terry"].append(float(loss.detach()))
         return loss
+
+    def _described(self, row: int) -> Row:
+        pair = self._pairs[row]
+        prompt = {
+            "prompt_id": pair.prompt.prompt_id,
+            "instruction": pair.prompt.instruction,
+            "input": pair.prompt.input,
+        }
+        return prompt | {"chosen": pair.chosen, "rejected": pair.rejected, "weight": pair.weight}
 
 
 class PairsTask(UpdaterTask):
@@ -135,6 +149,9 @@ class PairsTask(UpdaterTask):
         found = {name: sum(values) for name, values in of_all_ranks(diagnostics).items()}
         del found["bradley_terry"]  # it is the loss
         return metrics | found
+
+    def failed_batch(self) -> list[Row]:
+        return self.batches.batch.read()
 
 
 def device_of_module(module: torch.nn.Module) -> torch.device:

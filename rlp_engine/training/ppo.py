@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rlp_engine.config.schema import DeepSpeedConfig, GenerationConfig, PpoConfig
-from rlp_engine.data.records import Prompt
+from rlp_engine.data.records import PreferencePair, Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.generation.logprobs import has_plain_head
 from rlp_engine.methods.kl import next_kl_coefficient, per_token_kl
@@ -25,13 +25,15 @@ from rlp_engine.methods.ppo_loss import num_counted, policy_loss, value_loss
 from rlp_engine.models.policy import Policy
 from rlp_engine.models.value import ValueModel
 from rlp_engine.randomness import KeyPart, permutation
+from rlp_engine.training.agreement import HeldOutAgreement
 from rlp_engine.training.checkpoint import TaskState
 from rlp_engine.training.dealing import dealt, idle, of_all_ranks
 from rlp_engine.training.deepspeed import new_updater
 from rlp_engine.training.experience import Experience, Rollout, experience_of
+from rlp_engine.training.failed_batch import Batch, Row
 from rlp_engine.training.health import PpoAlarms, check_tensors
 from rlp_engine.training.optimizer import LossShare, ParameterGroup
-from rlp_engine.training.rollout import Collector, Scorer
+from rlp_engine.training.rollout import FORWARD_FACTOR, Collector, Scorer
 from rlp_engine.training.rows import Rows, microbatches
 from rlp_engine.training.steps import UpdaterTask
 
@@ -50,6 +52,8 @@ class PpoTask(UpdaterTask):
         seed_parts: (seed, round, stage name), the start of every random key.
         reward_mean, reward_std: of the scores of the SFT policy's samples, which PPO's scores are scaled by
             (config.reward_scale = "reference"); 0 and 1 leave them as they are.
+        held_out_pairs: pairs of D that no reward model was trained on; the policy's agreement with them is
+            measured every `config.health.agreement_every` steps. Nothing that is learned depends on them.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class PpoTask(UpdaterTask):
         seed_parts: tuple[KeyPart, ...],
         reward_mean: float = 0.0,
         reward_std: float = 1.0,
+        held_out_pairs: Sequence[PreferencePair] = (),
         deepspeed: DeepSpeedConfig | None = None,
     ) -> None:
         self.policy, self.value_model, self.config, self.seed_parts = policy, value_model, config, seed_parts
@@ -76,17 +81,29 @@ class PpoTask(UpdaterTask):
             policy, reference, value_model, scorer, template, prompts, config, generation, seed_parts
         )
         self.num_dropped_prompts = self.collector.num_dropped
+        self.agreement = HeldOutAgreement(
+            policy,
+            reference,
+            template,
+            held_out_pairs,
+            max_length=generation.max_prompt_tokens + generation.max_new_tokens,
+            rows=FORWARD_FACTOR * config.microbatch,
+            temperature=config.temperature,
+        )
         has_plain_head(policy.model)
         group = ParameterGroup("policy", {"policy": policy.model, "value": value_model})
         self.updater = new_updater([group], config.optimizer, config.steps, self.collector.device, deepspeed)
-        self._alarms = PpoAlarms(config.health)
+        self._alarms = PpoAlarms(config.health, self.agreement.count)
         self._warnings: list[str] = []
         self._last: Rollout | None = None
+        self._batch = Batch()
 
     def step(self, step: int) -> dict[str, float]:
         started = time.perf_counter()
         with self.updater.whole_weights():  # answers end where they end: no rank waits for another
             rollout = self._last = self.collector.collect(step)
+            agreement = self._agreement_at(step)
+        self._batch.begin(range(len(rollout.prompts)))
         check_tensors(
             scores=rollout.scores_B,
             logprobs=rollout.logprobs_BT,
@@ -96,6 +113,7 @@ class PpoTask(UpdaterTask):
         experience, metrics = experience_of(
             rollout, self.config, self.kl_coefficient, reward_mean=self.reward_mean, reward_std=self.reward_std
         )
+        metrics |= agreement
         collected = time.perf_counter()
         metrics |= {"kl_coefficient": self.kl_coefficient} | self._learn(experience, step)
         metrics |= {"collect_seconds": collected - started, "learn_seconds": time.perf_counter() - collected}
@@ -104,8 +122,13 @@ class PpoTask(UpdaterTask):
             self.kl_coefficient = next_kl_coefficient(
                 self.kl_coefficient, sequence_kl, target=self.config.kl_target, gain=self.config.kl_gain
             )
-        self._warnings = self._alarms.look(kl=sequence_kl, length=metrics["length"])
+        self._warnings = self._alarms.look({**metrics, "kl": sequence_kl})
         return metrics
+
+    def _agreement_at(self, step: int) -> dict[str, float]:
+        """Of the policy that answered in this step, where it is due."""
+        is_due = step % self.config.health.agreement_every == 0
+        return {"held_out_agreement": self.agreement.measure()} if is_due and self.agreement.count else {}
 
     def _learn(self, experience: Experience, step: int) -> dict[str, float]:
         """Two times two updates by default; the schedule moves once a PPO step (METHOD 5.1, step 8)."""
@@ -149,6 +172,7 @@ class PpoTask(UpdaterTask):
     ) -> Tensor:
         logprobs_RT = self.collector.policy_logprobs(packed)
         width = logprobs_RT.shape[1]
+        self._batch.note(rows, logprob_in_training=logprobs_RT.detach().sum(1))
         loss, found = policy_loss(
             logprobs_RT,
             experience.rollout.logprobs_BT[rows, :width],
@@ -166,6 +190,7 @@ class PpoTask(UpdaterTask):
     ) -> Tensor:
         values_RT = self.collector.values(packed)
         width = values_RT.shape[1]
+        self._batch.note(rows, value_in_training=values_RT.detach().mean(1))
         loss, found = value_loss(
             values_RT,
             experience.rollout.values_BT[rows, :width],
@@ -205,8 +230,22 @@ class PpoTask(UpdaterTask):
             )
         ]
 
+    def failed_batch(self) -> list[Row]:
+        """The rollout, token by token."""
+        rows = []
+        for row, (sample, numbers) in enumerate(zip(self.samples(), self._batch.read(), strict=True)):
+            ids = self._last.response_ids[row]
+            tokens = {"prompt_ids": self._last.prompt_ids[row], "response_ids": ids}
+            for name in ("logprobs", "reference_logprobs", "values"):
+                tokens[name] = getattr(self._last, f"{name}_BT")[row, : len(ids)].tolist()
+            rows.append(sample | tokens | numbers)
+        return rows
+
     def warnings(self) -> list[str]:
         return self._warnings
+
+    def must_stop(self) -> str:
+        return self._alarms.must_stop()
 
     def state(self) -> TaskState:
         values = {"kl_coefficient": self.kl_coefficient, "alarms": self._alarms.state()}

@@ -19,6 +19,7 @@ from rlp_engine.models.policy import Policy
 from rlp_engine.randomness import KeyPart
 from rlp_engine.training.dealing import dealt, idle
 from rlp_engine.training.deepspeed import new_updater
+from rlp_engine.training.failed_batch import Batch, Row
 from rlp_engine.training.optimizer import LossShare, ParameterGroup
 from rlp_engine.training.order import minibatch_at, steps_of
 from rlp_engine.training.rows import microbatches, pack
@@ -51,6 +52,8 @@ class SftTask(UpdaterTask):
         examples = [self._encode(template, demonstration) for demonstration in demonstrations]
         self._prompts = [prompt for prompt, response in examples if response]
         self._responses = [response for _, response in examples if response]
+        self._demonstrations = [one for one, (_, response) in zip(demonstrations, examples, strict=True) if response]
+        self._batch = Batch()
         self.num_without_response = len(examples) - len(self._responses)
         if not self._responses:
             raise DataError(
@@ -84,6 +87,7 @@ class SftTask(UpdaterTask):
     def loss_shares(self, rows: Sequence[int]) -> Iterator[LossShare]:
         """Callables that sum to the token-mean loss of these demonstrations, one a microbatch; this rank's."""
         num_tokens = sum(len(self._responses[row]) for row in rows)
+        self._batch.begin(rows, self._described)
         groups = microbatches(rows, self._prompts, self._responses, self.config.microbatch)
         for members, counts in dealt(groups):
             share = partial(self._share, members, num_tokens)
@@ -96,4 +100,14 @@ class SftTask(UpdaterTask):
             pad_id=self.policy.tokenizer.pad_token_id,
             device=self.policy.model.device,
         )
-        return -response_logprobs(self.policy.model, packed).sum() / num_tokens
+        logprobs_RT = response_logprobs(self.policy.model, packed)
+        self._batch.note(rows, logprob=logprobs_RT.detach().sum(1))
+        return -logprobs_RT.sum() / num_tokens
+
+    def _described(self, row: int) -> Row:
+        one = self._demonstrations[row]
+        prompt = {"prompt_id": one.prompt.prompt_id, "instruction": one.prompt.instruction, "input": one.prompt.input}
+        return prompt | {"response": one.output, "tokens": len(self._responses[row])}
+
+    def failed_batch(self) -> list[Row]:
+        return self._batch.read()

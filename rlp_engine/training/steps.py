@@ -20,6 +20,7 @@ from rlp_engine.run.signals import StopSignal
 from rlp_engine.training import checkpoint as checkpoints
 from rlp_engine.training.checkpoint import Search, TaskState
 from rlp_engine.training.deepspeed import DeepSpeedUpdater
+from rlp_engine.training.failed_batch import Row, failed_batch_path, not_finite_in, write_failed_batch
 from rlp_engine.training.health import check_metrics
 from rlp_engine.training.optimizer import Updater
 
@@ -35,7 +36,11 @@ class Task(ABC):
 
     @abstractmethod
     def step(self, step: int) -> dict[str, float]:
-        """Do step `step`, counted from 1, optimizer included; what to log (names in `_seconds`: wall time)."""
+        """Do step `step`, counted from 1, optimizer included; what to log (names in `_seconds`: wall time).
+
+        Raises:
+            HealthError: a number is not finite; at every rank, as the ranks then put the failed batch together.
+        """
 
     @abstractmethod
     def state(self) -> TaskState:
@@ -54,9 +59,18 @@ class Task(ABC):
         """What a person may want to read of the last step, one JSON-able row each."""
         return []
 
+    def failed_batch(self) -> list[Row]:
+        """The rows that the last step read, with what the models made of them. Every rank has to ask."""
+        return []
+
     def warnings(self) -> list[str]:
         """What the last step gives reason to warn about."""
         return []
+
+    def must_stop(self) -> str:
+        """Why the config wants no further step after the last one, which may be a checkpoint's; "" = go on. The same at
+        every rank."""
+        return ""
 
 
 class UpdaterTask(Task):
@@ -100,7 +114,9 @@ def run_steps(
 
     Raises:
         Interrupted: a signal came; the step was finished and is in a checkpoint.
-        HealthError: a number is not finite; the last good checkpoint stands.
+        HealthError: a number is not finite; the batch is in failed_step_NNNNNN.jsonl, and the last good checkpoint
+            stands. Or an alarm that is to stop the stage was raised, now or before the newest checkpoint, which is of
+            that step.
         ResourceError: the disk cannot hold two checkpoints.
     """
     ours = world()
@@ -110,21 +126,21 @@ def run_steps(
     if ours.is_leader:
         metrics_log.cut_to(done)
         _check_space(task, out, name)
+    if done and (alarm := task.must_stop()):
+        raise _stopped(alarm, name, done, out)
     for step in range(done + 1, task.total_steps + 1):
         started = time.perf_counter()
         try:
             metrics = task.step(step)
             check_metrics(metrics)
         except HealthError as error:
-            if ours.is_leader:
-                _write_samples(task.samples(), out, step)
-            raise _at_step(error, name, step, out) from error
+            raise _failed(error, task.failed_batch(), name, step, out) from error
         seconds = time.perf_counter() - started
-        is_last = step == task.total_steps
-        if ours.is_leader and (step % log.every_steps == 0 or is_last):
+        is_last, alarm = step == task.total_steps, task.must_stop()
+        if ours.is_leader and (step % log.every_steps == 0 or is_last or alarm):
             metrics_log.append(step, {**metrics, "seconds": seconds})
             reporter.step(name, step, task.total_steps, metrics, seconds)
-        if ours.is_leader and (step % log.samples_every_steps == 0 or is_last):
+        if ours.is_leader and (step % log.samples_every_steps == 0 or is_last or alarm):
             _write_samples(task.samples()[: log.samples], out, step)
         for warning in task.warnings():
             reporter.warn(f"{name}, step {step}: {warning}")
@@ -133,7 +149,7 @@ def run_steps(
             after_step(step)
         # Read once: a signal that comes while saving waits for the next step. One rank's signal is everybody's.
         stopping = ours.largest(stop.signal_number)
-        if step % checkpoint.every_steps == 0 or is_last or stopping:
+        if step % checkpoint.every_steps == 0 or is_last or stopping or alarm:
             state = task.state()
             tensors = {**state.tensors, **checkpoints.random_states()}
             values = {"task": dict(state.values), "metrics": metrics}
@@ -143,6 +159,9 @@ def run_steps(
             ours.barrier()  # whoever is ended by the launcher is not the one that saves
             stop.request(stopping)
             stop.check(f"{name}, after step {step} of {task.total_steps}; its checkpoint is saved")
+        if alarm:
+            ours.barrier()  # as above
+            raise _stopped(alarm, name, step, out)
     return metrics
 
 
@@ -196,11 +215,28 @@ def _write_samples(rows: list[dict[str, Any]], out: Path, step: int) -> None:
         write_text(path, "".join(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows))
 
 
-def _at_step(error: HealthError, name: str, step: int, out: Path) -> HealthError:
-    """The same error with the stage, the step and what can be done."""
+def _failed(error: HealthError, rows: list[Row], name: str, step: int, out: Path) -> HealthError:
+    """The same error with the stage, the step, the rows, and what can be done. Writes the rows, at the leader."""
+    bad = not_finite_in(rows)
+    what = f"{name}, step {step}: {error.what}" + (f" (not finite: {bad})" if bad else "")
+    path = out / "metrics.jsonl"
+    if rows:
+        path = failed_batch_path(out, step)
+        if world().is_leader:
+            write_failed_batch(rows, path)
+        world().barrier()  # a rank that ends makes the launcher end the others, and the leader writes
     return HealthError(
-        f"{name}, step {step}: {error.what}",
-        where=str(out / "metrics.jsonl"),
-        mend="lower the learning rate or look at the last samples; the last checkpoint stands, and running again "
-        "continues from it",
+        what,
+        where=str(path),
+        mend="look for what is odd in the rows of this step, or lower the learning rate (the stage then starts anew). "
+        "The last good checkpoint, if there is one, stands, and running again as it is continues from it",
+    )
+
+
+def _stopped(alarm: str, name: str, step: int, out: Path) -> HealthError:
+    return HealthError(
+        f"{name} is stopped after step {step}: {alarm}",
+        where=str(out / "samples"),
+        mend="read the answers there. The checkpoint of this step is saved, and running again stops here again until "
+        "the limit is raised or taken out of the list (--set 'ppo.health.stop=[]'); then it continues",
     )

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from rlp_engine.config.schema import LoraConfig, ModelConfig, RunConfig, ScratchConfig
+from training.tiny_tasks import Recorder
+
+from rlp_engine.config.schema import HealthConfig, LoraConfig, ModelConfig, RunConfig, ScratchConfig
+from rlp_engine.data.records import PreferencePair, Prompt
+from rlp_engine.data.rows import write_jsonl
 from rlp_engine.models.policy import Policy
 from rlp_engine.models.scratch import build_scratch, build_tokenizer
 from rlp_engine.models.shared_base import RewardAdapter, base_digest
+from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.reporting import NullReporter
 from rlp_engine.stages.pipeline import build_pipeline
+from rlp_engine.stages.plan import SAFE_KEYS
+from rlp_engine.stages.ppo import held_out_pairs
 from rlp_engine.stages.ppo_models import value_model_source, why_not_one_base
+from rlp_engine.stages.reward_training import split_held_out
+from rlp_engine.stages.spec import input_paths
 
 TINY = ScratchConfig(hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8, tokenizer="word")
 
@@ -41,3 +50,32 @@ def test_ppo_reads_the_reward_models_adapters_only_where_there_are_some() -> Non
         assert stages["train-rm"].version == version
         inputs = {item.name: item.stage for item in stages["round-1/spg/ppo"].inputs if "reward" in item.name}
         assert inputs == dict.fromkeys(names, "round-1/spg/refine-rm")
+
+
+def test_pairs_that_ppo_only_watches_are_in_no_fingerprint_and_may_be_gone(tmp_path) -> None:
+    """So a ppo stage that is done stays done, whatever `ppo.health` says and whether or not it knew the pairs."""
+    spec = next(spec for spec in build_pipeline(RunConfig()) if spec.name == "ppo")
+    assert [item.label for item in spec.watched] == ["collect/pairs.jsonl"]
+    assert "collect" not in {item.stage for item in spec.inputs}
+    assert {key for key in HealthConfig.model_fields if f"ppo.health.{key}" not in SAFE_KEYS} == set()
+    reporter = Recorder()
+    paths = input_paths(RunLayout(tmp_path), spec)
+    context = SimpleNamespace(spec=spec, config=RunConfig(), inputs=paths, reporter=reporter)
+    assert held_out_pairs(context) == []
+    assert "collect/pairs.jsonl is gone" in reporter.warned[0]
+
+
+def test_the_pairs_that_ppo_watches_are_held_out_of_reward_training(tmp_path) -> None:
+    pairs = [PreferencePair(Prompt(f"p{i}", f"question {i}"), "good", "bad") for i in range(40)]
+    write_jsonl(tmp_path / "pairs.jsonl", pairs)
+
+    def watched(**health):
+        config = RunConfig(train_rm={"held_out": 20}, ppo={"health": health})
+        return held_out_pairs(SimpleNamespace(config=config, inputs={"pairs": tmp_path / "pairs.jsonl"}))
+
+    training, held_out = split_held_out(pairs, 20, seed=RunConfig().seed)
+    assert watched() == held_out
+    assert len(watched(agreement_pairs=5)) == 5
+    assert all(pair in held_out and pair not in training for pair in watched(agreement_pairs=5))
+    assert watched(agreement_pairs=5) == watched(agreement_pairs=5) != held_out[:5]
+    assert watched(agreement_pairs=0) == []

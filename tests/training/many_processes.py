@@ -18,20 +18,23 @@ import deepspeed  # noqa: F401  # paid once, before the fork
 import torch
 from safetensors.torch import save_file
 from training import tiny_tasks
-from training.tiny_tasks import multi_view_task, pairs_task, ppo_task, sft_task, train
+from training.tiny_tasks import PAIRS, multi_view_task, pairs_task, ppo_task, sft_task, train
 
 from rlp_engine.config.schema import DeepSpeedConfig, LoraConfig
 from rlp_engine.distributed.world import join, leave, world
 
 SIZE = 2
 LORA = LoraConfig(rank=2, alpha=4.0)
+OFTEN = {"agreement_every": 5}
 
 TASKS = {
     "sft": lambda folder: sft_task(folder, epochs=9),
     "sft-lora": lambda folder: sft_task(folder, epochs=9, lora=LORA),
     "pairs": lambda folder: pairs_task(folder, epochs=9, microbatch=8),  # one microbatch: rank 1 has none
     "multi-view": lambda folder: multi_view_task(folder, epochs=8),
-    "ppo": lambda folder: ppo_task(folder, steps=20, rollout_batch=7, minibatch=5, microbatch=2),
+    "ppo": lambda folder: ppo_task(
+        folder, steps=20, rollout_batch=7, minibatch=5, microbatch=2, held_out_pairs=PAIRS[:5], health=OFTEN
+    ),
     "ppo-lora": lambda folder: ppo_task(folder, lora=LORA, steps=20, rollout_batch=7, minibatch=5, microbatch=2),
 }
 

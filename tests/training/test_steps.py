@@ -37,6 +37,9 @@ class Walk(Task):
     def samples(self):
         return [{"text": f"sample {i}", "score": math.inf} for i in range(5)]
 
+    def failed_batch(self):
+        return self.samples()
+
     def warnings(self):
         return ["step three!"] if self.seen[-1] == 3 else []
 
@@ -107,10 +110,10 @@ def test_a_finished_task_is_restored_and_not_trained_further(straight, tmp_path)
     assert metrics == {"position": float(straight.position), "reward": 1.0}
 
 
-def test_a_number_that_is_not_finite_stops_with_its_name_step_and_samples(tmp_path):
+def test_a_number_that_is_not_finite_stops_with_its_name_step_and_rows(tmp_path):
     with pytest.raises(HealthError, match="stage, step 5: reward is nan"):
         train(Walk(bad_step=5), tmp_path)
-    assert len((tmp_path / "samples" / "step_000005.jsonl").read_text().splitlines()) == 5
+    assert len((tmp_path / "failed_step_000005.jsonl").read_text().splitlines()) == 5
     resumed = Walk()
     train(resumed, tmp_path)  # the checkpoint of step 4 stands
     assert resumed.seen == [1, 2, 3, 4, 5, 6, 7]

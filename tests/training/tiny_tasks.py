@@ -127,7 +127,15 @@ def multi_view_task(folder: Path, kind="uml", answers=ANSWERS, epochs=2, view_pa
 
 
 def ppo_task(
-    folder: Path, scorer=None, lora=None, policy=None, value_model=None, reward_mean=0.0, reward_std=1.0, **changes
+    folder: Path,
+    scorer=None,
+    lora=None,
+    policy=None,
+    value_model=None,
+    reward_mean=0.0,
+    reward_std=1.0,
+    held_out_pairs=(),
+    **changes,
 ) -> PpoTask:
     """`policy` and `value_model` that have their adapters, or tiny ones; with `lora` only the policy has some."""
     reference = None if lora or policy else load_policy(folder, MODEL).model
@@ -148,6 +156,7 @@ def ppo_task(
         seed_parts=(1, 0, "ppo"),
         reward_mean=reward_mean,
         reward_std=reward_std,
+        held_out_pairs=held_out_pairs,
         deepspeed=DEEPSPEED,
     )
 
