@@ -103,7 +103,7 @@ def test_a_compressed_file_that_is_read_whole_is_stopped_at_its_limit(tmp_path, 
         (b"\x1f\x8b\x08\x00garbage", "gzip stream is cut short or damaged"),
         (b"instruction,output\na,b\n", "2 of 2 rows are not prompts: not JSON"),
         (b'"a"\n3\nnull\n[1]\n', "4 of 4 rows are not prompts: a row is a JSON object; this is text"),
-        (gzip.compress(b""), "the file is empty"),
+        (gzip.compress(b"", mtime=0), "the file is empty"),
     ],
 )
 def test_what_is_no_data_is_named(tmp_path, data, what):
