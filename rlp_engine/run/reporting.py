@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from rlp_engine.safe_text import clean, redact
+
 # What a step's line shows: the first of these groups whose first metric is there. metrics.jsonl has all of them.
 HEADLINES = (
     ("reward", "kl", "length", "eos_share", "entropy", "held_out_agreement"),
@@ -103,6 +105,7 @@ class LogReporter:
         self._file.close()
 
     def line(self, text: str) -> None:
+        text = clean(redact(text))
         now = f"{datetime.now():%H:%M:%S}"
         self._file.write("".join(f"{now} {part}\n" for part in text.splitlines() or [""]))
 
