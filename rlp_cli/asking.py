@@ -10,6 +10,7 @@ import typer
 
 from rlp_cli.render import Output
 from rlp_engine.errors import ConfigError
+from rlp_engine.safe_text import clean
 
 
 def confirmed(output: Output, question: str, *, yes: bool) -> bool:
@@ -23,7 +24,7 @@ def confirmed(output: Output, question: str, *, yes: bool) -> bool:
     if not sys.stdin.isatty() or output.as_json:
         what = f"not done without your word: {question.rstrip('?')}"
         raise ConfigError(what, mend="add --yes, or run it in a terminal to be asked")
-    return typer.confirm(question, err=True)
+    return typer.confirm(clean(question), err=True)
 
 
 def this_command(*, without: str = "--dry-run", plus: Sequence[str] = ()) -> str:

@@ -2,7 +2,7 @@
 
 `Output` holds the four words every command takes: with --json one object goes to stdout and all else to
 stderr; --quiet leaves the answer, warnings and errors; --verbose adds detail; colour is for terminals only.
-Text is cleaned of terminal control sequences and never read as markup. A reader that closes the pipe
+Text is cleaned of terminal control sequences and of secrets, and never read as markup. A reader that closes the pipe
 (`| head`) ends the printing, not the work.
 """
 
@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rlp_cli.text import clean, redact, table_lines
+from rlp_cli.text import table_lines
+from rlp_engine.safe_text import clean, redact
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -83,11 +84,11 @@ class Output:
         """
         if self.as_json and not _answered:
             _answered.append(True)
-            self._raw(_answer_stream(), json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
+            self._raw(_answer_stream(), redact(json.dumps(value, indent=2, allow_nan=False, default=str)) + "\n")
 
     def text(self, text: str) -> None:
-        """A file's worth of text on stdout as it is (CSV)."""
-        self._raw(sys.stdout, text)
+        """A file's worth of text on stdout (CSV)."""
+        self._raw(sys.stdout, clean(redact(text)))
 
     def warn(self, text: str) -> None:
         """Shown with --quiet too."""
@@ -111,7 +112,7 @@ class Output:
         for one in problems or [error]:
             self._error_parts(one.what, one.lines(), label)
         if problems:
-            self._write(sys.stderr, f"{redact(error.what)}; nothing was started", "error")
+            self._write(sys.stderr, f"{error.what}; nothing was started", "error")
 
     def usage_error(self, what: str, mend: str) -> None:
         """A wrong command line."""
@@ -121,22 +122,22 @@ class Output:
     def bug(self, what: str, traceback: str) -> None:
         """An exception that no one foresaw: our fault, and said so."""
         self.stop_progress()
-        self.result({"error": {"kind": "bug", "what": redact(what), "exit_code": 1, "problems": []}})
-        self._write(sys.stderr, redact(traceback).rstrip())
+        self.result({"error": {"kind": "bug", "what": what, "exit_code": 1, "problems": []}})
+        self._write(sys.stderr, traceback.rstrip())
         mend = "this is a bug in rlp: please report it with the lines above and the output of rlp --version"
         self._error_parts(what, [("mend", mend)])
 
     def traceback(self, text: str) -> None:
         """Detail for --verbose."""
-        self._write(sys.stderr, redact(text).rstrip(), "dim")
+        self._write(sys.stderr, text.rstrip(), "dim")
 
     def _error_parts(self, what: str, parts: Sequence[tuple[str, str]], label: str = "error: ") -> None:
-        self._write(sys.stderr, f"{label}{redact(what)}", "error" if label else "warning")
+        self._write(sys.stderr, f"{label}{what}", "error" if label else "warning")
         labels = dict(parts)
         if "found" in labels and "want" in labels and len(labels["found"] + labels["want"]) < 100:
             parts = [(k, f"{v}      want: {labels['want']}" if k == "found" else v) for k, v in parts if k != "want"]
         for label, text in parts:
-            self._write(sys.stderr, f"  {label + ':':<6} {redact(text)}")
+            self._write(sys.stderr, f"  {label + ':':<6} {text}")
 
     # --- progress
 
@@ -163,7 +164,7 @@ class Output:
     # --- writing
 
     def _write(self, stream: TextIO, text: str, style: str = "") -> None:
-        text = clean(text)
+        text = clean(redact(text))
         if self._progress is not None:  # lines go above the bar
             from rich.text import Text
 
@@ -216,8 +217,8 @@ def prepare_streams() -> None:
 
 
 def _error_object(error: RlpError) -> Mapping[str, str]:
-    parts = {label: redact(text) for label, text in error.lines()}
-    return {"kind": type(error).__name__, "what": redact(error.what), **parts}
+    parts = dict(error.lines())
+    return {"kind": type(error).__name__, "what": error.what, **parts}
 
 
 def _new_progress(stream: TextIO, *, no_color: bool) -> tuple[Progress, TaskID]:

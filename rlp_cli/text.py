@@ -1,41 +1,18 @@
-"""Text for a terminal: cleaned, cut, aligned. Pure; `render.py` prints it."""
+"""Text for a terminal: cut, aligned, in words. Pure; `render.py` prints it."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
 
-# Whole escape sequences first (CSI, OSC and its relatives up to BEL or ST, two-byte ones), so that their letters go
-# too; then lone control characters but newline and tab; then marks that reverse the direction of a line.
-_ESCAPES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]?|\x9b[0-?]*[ -/]*[@-~]", re.S
-)
-_CONTROLS = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-_SECRET = re.compile(r"\b(hf_|sk-|api_|ghp_)[A-Za-z0-9_-]{16,}")
-_SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY")
-
-
-def clean(text: str) -> str:
-    """The text without terminal control sequences. What a model or a data file says must not drive a terminal."""
-    return _CONTROLS.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n")))
+from rlp_engine.safe_text import clean
 
 
 def one_line(text: str, width: int = 0) -> str:
     """Cleaned, with line breaks and tabs shown as spaces, cut to `width` characters (0 = not cut)."""
     flat = " ".join(clean(text).split())
     return flat if not width or len(flat) <= width else flat[: width - 1] + "…"
-
-
-def redact(text: str) -> str:
-    """Without secrets: values of environment variables that are named like one, and what looks like a token."""
-    for name, value in os.environ.items():
-        if _SECRET_NAMES.search(name.upper()) and len(value) >= 8:
-            text = text.replace(value, "***")
-    return _SECRET.sub("***", text)
 
 
 def table_lines(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -35,6 +35,7 @@ from rlp_engine.run.manifest import (
     record_contents,
 )
 from rlp_engine.run.resources import peak_memory_bytes, reset_peak_memory, resident_memory_bytes
+from rlp_engine.safe_text import redact
 
 FORCED = "--force"
 """The reason of an attempt that somebody asked for although there was none."""
@@ -218,7 +219,7 @@ class Attempt:
         if error is None:
             return
         status = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
-        message = _message(error)
+        message = redact(_message(error))
         with suppress(OSError):
             if (self.out / ATTEMPT_FILE).exists():  # gone when the error came within step 4: then the work is done
                 replace(self._record, status=status, message=message, seconds=self._seconds()).write(self.out)

@@ -17,6 +17,7 @@ from rlp_engine.run import faults
 from rlp_engine.run.atomic import write_bytes
 from rlp_engine.run.disk import Writing
 from rlp_engine.run.layout import utc_now
+from rlp_engine.safe_text import redact
 
 
 def finite(value: Any) -> Any:
@@ -70,7 +71,8 @@ class EventLog:
         self._always = always
 
     def append(self, kind: str, **fields: Any) -> None:
-        append_line(self.path, {"time": utc_now(), "event": kind, **self._always, **fields})
+        told = {name: redact(value) if isinstance(value, str) else value for name, value in fields.items()}
+        append_line(self.path, {"time": utc_now(), "event": kind, **self._always, **told})
 
     def read(self) -> list[dict[str, Any]]:
         return list(read_lines(self.path))

@@ -11,7 +11,7 @@ import signal
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from rlp_engine import errors
 from rlp_engine.errors import Interrupted, LostRankError, RlpError
 from rlp_engine.run.atomic import write_json
+from rlp_engine.safe_text import redact
 
 CAUSE_SECONDS = 5.0  # how long to look for the file of the rank that ended first
 
@@ -69,7 +70,13 @@ class ExitReason:
 
 
 def reason_of(rank: int, error: BaseException | None) -> ExitReason:
-    """The reason that an exception gives; without one, or after exit code 0, all is well."""
+    """The reason that an exception gives, without secrets; without an exception, or after exit code 0, all is well."""
+    reason = _reason_of(rank, error)
+    parts = {label: redact(text) for label, text in reason.parts.items()}
+    return replace(reason, what=redact(reason.what), parts=parts, trace=redact(reason.trace))
+
+
+def _reason_of(rank: int, error: BaseException | None) -> ExitReason:
     now = time.time()
     if error is None:
         return ExitReason(rank, 0, time=now)

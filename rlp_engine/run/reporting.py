@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from rlp_engine.run.disk import Writing
+from rlp_engine.safe_text import clean, redact
 
 # What a step's line shows: the first of these groups whose first metric is there. metrics.jsonl has all of them.
 HEADLINES = (
@@ -105,6 +106,7 @@ class LogReporter:
         self._file.close()
 
     def line(self, text: str) -> None:
+        text = clean(redact(text))
         now = f"{datetime.now():%H:%M:%S}"
         lines = "".join(f"{now} {part}\n" for part in text.splitlines() or [""])
         with Writing(Path(self._file.name), len(lines.encode())):

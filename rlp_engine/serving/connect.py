@@ -9,12 +9,13 @@ import httpx2
 
 from rlp_engine.config.schema import ServerConfig
 from rlp_engine.errors import ConfigError
+from rlp_engine.safe_text import keep_secret
 
 CONNECT_SECONDS = 15.0
 
 
 def api_key(config: ServerConfig) -> str:
-    """The key in the environment, "" where the config names no variable.
+    """The key in the environment, "" where the config names no variable. It is shown and recorded nowhere from now on.
 
     Raises:
         ConfigError: the variable is not set, or holds what no header can.
@@ -34,6 +35,7 @@ def api_key(config: ServerConfig) -> str:
             where="api_key_env",
             want="one line of ASCII without spaces",
         )
+    keep_secret(key)
     return key
 
 

@@ -6,6 +6,7 @@ Some servers have neither: `transformers serve` answers 500 to /models without a
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from rlp_engine.serving.kinds import KINDS, Kind
 from rlp_engine.serving.pool import Backoff
 
 TRANSFORMERS_PATHS = {"/load_model", "/v1/completions", "/v1/responses"}
+LARGEST_BODY = 16 * 1024 * 1024  # bytes of a list of models, or of an openapi.json
 POLL_SECONDS = 0.1  # between looks at the stop signal
 OWNERS = {"vllm": "vllm", "sglang": "sglang"}
 
@@ -122,15 +124,14 @@ def _sleep(seconds: float, stop: StopSignal) -> None:
 
 def _look(http: httpx2.Client, url: str) -> Found | None:
     try:
-        rows = _rows(http.get(f"{url}/models"))
+        rows = _rows(_json(http, f"{url}/models"))
         kind = _kind_by_owner(rows or ()) or _kind_by_paths(http, url)
     except httpx2.RequestError:
         return None
     return Found(url, kind, rows)
 
 
-def _rows(response: httpx2.Response) -> tuple[Mapping[str, Any], ...] | None:
-    body = _json(response)
+def _rows(body: Any) -> tuple[Mapping[str, Any], ...] | None:
     rows = body.get("data") if isinstance(body, dict) else None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         return None
@@ -138,20 +139,28 @@ def _rows(response: httpx2.Response) -> tuple[Mapping[str, Any], ...] | None:
 
 
 def _kind_by_owner(rows: Sequence[Mapping[str, Any]]) -> str:
-    return next((OWNERS[row["owned_by"]] for row in rows if row.get("owned_by") in OWNERS), "")
+    return next((OWNERS[str(row["owned_by"])] for row in rows if str(row.get("owned_by")) in OWNERS), "")
 
 
 def _kind_by_paths(http: httpx2.Client, url: str) -> str:
-    body = _json(http.get(f"{url.removesuffix('/v1')}/openapi.json"))
+    body = _json(http, f"{url.removesuffix('/v1')}/openapi.json")
     paths = body.get("paths") if isinstance(body, dict) else None
     return "transformers" if isinstance(paths, dict) and paths.keys() >= TRANSFORMERS_PATHS else ""
 
 
-def _json(response: httpx2.Response) -> Any:
-    """Of a response with status 200; None for anything else."""
+def _json(http: httpx2.Client, url: str) -> Any:
+    """The body of a response with status 200; None for anything else, and for one that does not end."""
+    data = bytearray()
+    with http.stream("GET", url) as response:
+        if response.status_code != 200:
+            return None
+        for part in response.iter_bytes():
+            data += part
+            if len(data) > LARGEST_BODY:
+                return None
     try:
-        return response.json() if response.status_code == 200 else None
-    except ValueError:
+        return json.loads(data)
+    except (ValueError, RecursionError):
         return None
 
 

@@ -7,6 +7,7 @@ Source: OpenAI's API reference, /v1/completions and /v1/chat/completions, and vL
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,12 +115,13 @@ def parse_answer(data: bytes, request: ServerRequest, *, index: int, server: str
     """
     try:
         body = json.loads(data, parse_constant=_no_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Malformed(f"the answer is not JSON ({len(data)} bytes)") from error
     rows = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise Malformed("the answer has no list of choices")
-    if sorted(row.get("index", place) for place, row in enumerate(rows)) != list(range(request.n)):
+    places = [row.get("index", place) for place, row in enumerate(rows)]
+    if not all(isinstance(place, int) for place in places) or sorted(places) != list(range(request.n)):
         raise Malformed(f"the answer has {len(rows)} choices, {request.n} were asked for")
     rows = sorted(enumerate(rows), key=lambda item: item[1].get("index", item[0]))
     read = _completion if request.messages is None else _chat
@@ -145,7 +147,10 @@ def _completion(row: dict[str, Any]) -> Choice:
         return Choice(text, _finish(row), ids)
     tokens = _list(logprobs.get("tokens"), str)
     if ids is None and tokens is not None and all(token.startswith(TOKEN_ID) for token in tokens):
-        ids = tuple(int(token.removeprefix(TOKEN_ID)) for token in tokens)
+        try:
+            ids = tuple(int(token.removeprefix(TOKEN_ID)) for token in tokens)
+        except ValueError as error:
+            raise Malformed("a token's id is no number") from error
     values = _numbers(logprobs.get("token_logprobs"))
     top = _list(logprobs.get("top_logprobs"), dict)
     return Choice(text, _finish(row), ids, tokens, values, top)
@@ -204,7 +209,10 @@ def _numbers(value: Any) -> tuple[float, ...] | None:
         return None
     if not all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in value):
         raise Malformed("the log-probabilities of a choice cannot be read")
-    return tuple(float(item) for item in value)
+    numbers = tuple(float(item) for item in value)
+    if not all(map(math.isfinite, numbers)):  # 1e999 is JSON
+        raise Malformed("a log-probability of a choice is not finite")
+    return numbers
 
 
 def _usage(value: Any) -> Usage | None:

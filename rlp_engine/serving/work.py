@@ -13,7 +13,7 @@ import httpx2
 from rlp_engine.config.schema import ServerConfig
 from rlp_engine.errors import ServerError
 from rlp_engine.serving.connect import CONNECT_SECONDS, headers_of, no_proxy_for
-from rlp_engine.serving.failures import PassingFailure, of_exception, of_status
+from rlp_engine.serving.failures import PassingFailure, of_exception, of_status, without_key
 from rlp_engine.serving.messages import Malformed, ServerAnswer, ServerRequest, parse_answer
 from rlp_engine.serving.pool import Backoff, Pool, Server
 
@@ -126,7 +126,7 @@ class Work:
             asyncio.timeout(self._config.timeout_seconds),
             self._http.stream("POST", server.url + request.endpoint, json=body) as response,
         ):
-            data = await _read(response)
+            data = without_key(await _read(response), self._key)
         if response.status_code != 200:
             raise of_status(response, data, server=server.url, model=body["model"], secret=self._key)
         return parse_answer(data, request, index=index, server=server.url, attempts=attempts)

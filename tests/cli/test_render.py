@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from rlp_cli.render import Output
 from rlp_cli.reporter import LINES_PER_STAGE, ConsoleReporter
 from rlp_cli.results import show_results
-from rlp_cli.text import clean, duration, number, one_line, redact, size, table_lines, toml_value
+from rlp_cli.text import duration, number, one_line, size, table_lines, toml_value
+from rlp_engine.safe_text import clean, redact
 
 ATTACKS = [
     ("\x1b[2J\x1b[31mred", "red"),

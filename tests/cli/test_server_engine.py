@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from cli_process import RLP, environment, run_rlp
-from fake_server import Reply
+from fake_server import FakeServer, Reply
 from policy_server import PolicyServer
 
 ANSWERED = 7  # before the run is killed
@@ -60,6 +60,32 @@ def test_sigkill_in_the_middle_of_a_shard_pays_for_no_answer_twice(sft_run: Path
         once_more = len(server.requests)
         run_rlp("run", run_dir, "--only", "collect", "--dry-run", "--force", "collect", *words(server.url))
         assert len(server.requests) == once_more
+
+
+def test_a_key_is_written_and_shown_nowhere_though_the_server_repeats_it(sft_run: Path, tmp_path: Path):
+    run_dir = shutil.copytree(sft_run, tmp_path / "run", symlinks=True)
+    key = "planted+0123456789/abcdef"
+
+    def repeat(number: int, body: dict) -> Reply:
+        head = server.headers[-1]["authorization"]
+        assert head == f"Bearer {key}"
+        return Reply(400, {"error": f"\x1b]0;owned\x07 {head} is [bold]wrong[/bold]"}, {"x-key": head})
+
+    with FakeServer(misbehave=repeat) as server:
+        sets = ["generation.server.kind=openai", "generation.server.api_key_env=PLANTED"]
+        flags = [*words(server.url), *(word for text in sets for word in ("--set", text))]
+        for more in (["--json"], ["--verbose"]):  # the last one shows a traceback
+            done = run_rlp("run", run_dir, "--only", "collect", *flags, *more, code=5, PLANTED=key)
+            shown = done.stdout + done.stderr
+            assert "refused a request (400)" in shown
+            assert "[bold]wrong[/bold]" in shown
+            assert "\x1b" not in shown
+            assert key not in shown
+    assert "Traceback" in shown
+    written = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    assert any(b"refused a request" in data for data in written.values())
+    assert [path for path, data in written.items() if key.encode() in data] == []
+    assert [path for path, data in written.items() if b"\x1b" in data and path.suffix != ".safetensors"] == []
 
 
 @pytest.mark.parametrize(
