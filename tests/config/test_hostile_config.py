@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlp_engine.config.layers import all_keys
 from rlp_engine.config.load import load_run
+from rlp_engine.config.schema import RunConfig
 from rlp_engine.errors import ConfigError
 
 DEEP = "[" * 5000 + "]" * 5000
@@ -70,5 +69,8 @@ LINES = st.lists(st.tuples(WORDS | st.text(max_size=8), st.sampled_from(["=", "\
 def test_any_text_is_a_config_or_a_config_error(tmp_path, lines):
     text = "\n".join("".join(parts) for parts in lines)
     (tmp_path / "run.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with contextlib.suppress(ConfigError):
-        load_run(tmp_path)
+    try:
+        found = load_run(tmp_path).config
+    except ConfigError as error:
+        found = error
+    assert isinstance(found, RunConfig) or found.what
