@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.check import check_file
 from rlp_engine.data.judgements import read_judgements
 from rlp_engine.data.shapes import SHAPES

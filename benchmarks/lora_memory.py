@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
-from rlp_engine.config.schema import LoraConfig, ScratchConfig
+from rlp_engine.config.sections.model import LoraConfig, ScratchConfig
 from rlp_engine.models.lora import add_lora
 from rlp_engine.models.reward import RewardModel
 from rlp_engine.models.scratch import build_tokenizer

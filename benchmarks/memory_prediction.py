@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from rlp_engine.config.schema import ScratchConfig
+from rlp_engine.config.sections.model import ScratchConfig
 from rlp_engine.models.scratch import build_tokenizer
 from rlp_engine.randomness import uniforms
 

@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlp_engine.config.schema import ModelConfig, RunConfig, ScratchConfig
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.sections.model import ModelConfig, ScratchConfig
 from rlp_engine.data.records import PreferencePair, Prompt
 from rlp_engine.data.rows import write_jsonl
 from rlp_engine.randomness import uniforms

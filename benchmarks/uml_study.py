@@ -33,7 +33,7 @@ from typing import Any
 import torch
 
 from rlp_engine.config.load import load_run
-from rlp_engine.config.schema import MultiViewConfig
+from rlp_engine.config.sections.reward import MultiViewConfig
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.data.rows import read_pairs, read_prompts
 from rlp_engine.data.templates import PromptTemplate

@@ -10,7 +10,7 @@ import typer
 from rlp_engine.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlp_engine.config.schema import DataFile
+    from rlp_engine.config.sections.data import DataFile
 
 Fields = Annotated[
     list[str] | None,
@@ -27,7 +27,7 @@ TestSet = Annotated[
 
 def data_file(path: str, fields: list[str] | None, wheres: list[str] | None) -> DataFile:
     """A file with the --field and --where that were given."""
-    from rlp_engine.config.schema import DataFile
+    from rlp_engine.config.sections.data import DataFile
     from rlp_engine.config.toml_text import parse_value
 
     where = {key: parse_value(value, None) for key, value in map(split, wheres or [])}

@@ -9,7 +9,7 @@ from typing import Any
 
 from fake_server import FakeServer, Misbehave, Reply
 
-from rlp_engine.config.schema import ModelConfig
+from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.generation.native import Request, Sampling, generate
 from rlp_engine.models.policy import Policy, load_policy
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from tiny_models import save_nli
 
-from rlp_engine.config.schema import ModelConfig, RunConfig, ScratchConfig
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.sections.model import ModelConfig, ScratchConfig
 from rlp_engine.data.rows import read_prompts
 from rlp_engine.distributed.world import World, join, leave
 from rlp_engine.models.policy import save_policy

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rlp_engine.config.schema import ModelConfig, ScratchConfig
+from rlp_engine.config.sections.model import ModelConfig, ScratchConfig
 from rlp_engine.models.policy import save_policy
 from rlp_engine.models.scratch import build_scratch
 

@@ -13,7 +13,7 @@ from rlp_cli.sources import Fields, Wheres, data_file
 from rlp_engine.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlp_engine.config.schema import ComputeConfig, ModelConfig
+    from rlp_engine.config.sections.model import ComputeConfig, ModelConfig
 
 MAX_LENGTH, MICROBATCH = 1024, 16
 
@@ -78,7 +78,7 @@ def _resolve(
     model: str, name: str, template: Template | None
 ) -> tuple[Path | str, ModelConfig, ComputeConfig, tuple[int, int]]:
     """The model's folder or hub id, how to load it and on what, and (microbatch, tokens of a text)."""
-    from rlp_engine.config.schema import ComputeConfig, ModelConfig
+    from rlp_engine.config.sections.model import ComputeConfig, ModelConfig
 
     if not (Path(model) / "run.toml").is_file():
         if name:

@@ -17,7 +17,7 @@ from rlp_engine.annotation.cache import Answer, AnswerCache, Key, key_of
 from rlp_engine.annotation.parsers import read_preference
 from rlp_engine.annotation.prompts import Prepared, Texts, filled, prepare
 from rlp_engine.config.annotators import Annotator
-from rlp_engine.config.schema import ServerJudgeConfig
+from rlp_engine.config.sections.judging import ServerJudgeConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.evaluation.judges import Judge
 from rlp_engine.evaluation.winrate import DRAW

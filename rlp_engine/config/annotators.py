@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from rlp_engine.config.outside import read_config_text
 from rlp_engine.config.presets import presets_dir
-from rlp_engine.config.schema import NonNegativeFloat, Positive, PositiveFloat, Section
+from rlp_engine.config.sections.base import NonNegativeFloat, Positive, PositiveFloat, Section
 from rlp_engine.config.toml_text import KeyPath, key_lines, parse_toml
 from rlp_engine.errors import ConfigError
 

@@ -14,7 +14,9 @@ from typing import Any
 
 from rlp_engine.config.annotators import annotator_path, load_annotator
 from rlp_engine.config.local_paths import expanded, kind_at
-from rlp_engine.config.schema import METHODS, MULTI_VIEW, DataFile, RunConfig, ServerConfig
+from rlp_engine.config.schema import METHODS, MULTI_VIEW, RunConfig
+from rlp_engine.config.sections.data import DataFile
+from rlp_engine.config.sections.generation import ServerConfig
 from rlp_engine.errors import ConfigError
 
 ALPACAFARM = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.columns import Columns, check_fields
 from rlp_engine.data.cross_checks import CrossChecks
 from rlp_engine.data.selection import selected_rows

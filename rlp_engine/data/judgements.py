@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.columns import Columns, check_fields, kind_of
 from rlp_engine.data.selection import selected_rows
 from rlp_engine.data.shapes import preference_of, prompt_id

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.check import Reading
 from rlp_engine.data.records import Demonstration, PreferencePair, Prompt, Sample
 from rlp_engine.data.selection import selected_rows

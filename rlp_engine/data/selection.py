@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.sources import Fault, Row, raw_rows
 from rlp_engine.errors import DataError
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlp_engine.config.local_paths import expanded, kind_at
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.columns import kind_of, shown
 from rlp_engine.data.strict_json import Parsed, StrictParser
 from rlp_engine.errors import ConfigError, DataError, ModelError, ResourceError, RlpError

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from rlp_engine.config.schema import ModelConfig, RunConfig
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.doctor.shapes import Models, ModelShape
 from rlp_engine.errors import ModelError
 from rlp_engine.models.loading import load_config

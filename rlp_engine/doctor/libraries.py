@@ -94,7 +94,7 @@ def _train(widths: dict[str, int], *, rows: int, prompt: int, response: int) -> 
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from rlp_engine.config.schema import OptimizerConfig
+    from rlp_engine.config.sections.training import OptimizerConfig
     from rlp_engine.doctor import shapes
     from rlp_engine.doctor.architecture import shape_of
     from rlp_engine.generation.logprobs import response_logprobs

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rlp_engine.config.schema import DeepSpeedConfig
+from rlp_engine.config.sections.model import DeepSpeedConfig
 
 Shared = Literal["optimizer", "gradients", "weights"]
 _FROM_STAGE: dict[Shared, int] = {"optimizer": 1, "gradients": 2, "weights": 3}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rlp_engine.config.schema import DataFile, RunConfig
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.rows import count_rows
 from rlp_engine.sandbox.data import Split, World
 from rlp_engine.stages.pipeline import DATA_TABLES

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rlp_engine.config.schema import LabelNoiseConfig
+from rlp_engine.config.sections.judging import LabelNoiseConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.errors import DataError
 from rlp_engine.evaluation.winrate import DRAW

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rlp_engine.config.schema import ComputeConfig
+from rlp_engine.config.sections.model import ComputeConfig
 from rlp_engine.errors import ConfigError
 
 

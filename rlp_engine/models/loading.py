@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import logging as transformers_logging
 
 from rlp_engine.config.local_paths import expanded, kind_at
-from rlp_engine.config.schema import ModelConfig
+from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.errors import ModelError
 
 PAD_TOKEN = "[PAD]"

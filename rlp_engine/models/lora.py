@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rlp_engine.config.schema import LoraConfig
+from rlp_engine.config.sections.model import LoraConfig
 from rlp_engine.errors import ModelError
 
 ADAPTER = "default"  # peft's name of the adapters that add_lora makes

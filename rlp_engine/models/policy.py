@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlp_engine.config.schema import ModelConfig
+from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.errors import ModelError
 from rlp_engine.models.export import save_module
 from rlp_engine.models.loading import ensure_pad_token, eos_ids, load_module, load_tokenizer

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlp_engine.config.schema import ModelConfig, ScratchConfig
+from rlp_engine.config.sections.model import ModelConfig, ScratchConfig
 from rlp_engine.errors import ConfigError, DataError
 from rlp_engine.models.loading import PAD_TOKEN
 from rlp_engine.models.policy import Policy

@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlp_engine.config.schema import LoraConfig
+from rlp_engine.config.sections.model import LoraConfig
 from rlp_engine.errors import CorruptArtifactError
 from rlp_engine.models.loading import ensure_pad_token
 from rlp_engine.models.lora import ADAPTER, add_lora, has_adapters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rlp_engine.config.schema import SandboxConfig
+from rlp_engine.config.sections.data import SandboxConfig
 from rlp_engine.data.records import Demonstration, Prompt
 from rlp_engine.errors import DataError
 from rlp_engine.sandbox import gold, meaning

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from rlp_engine.config.schema import SandboxConfig
+from rlp_engine.config.sections.data import SandboxConfig
 from rlp_engine.randomness import permutation
 from rlp_engine.sandbox.facts import DOUBLE_OPENERS, FACTS, OPENERS, Fact
 

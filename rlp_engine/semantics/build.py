@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from rlp_engine.config.schema import EquivalenceConfig
+from rlp_engine.config.sections.synthesis import EquivalenceConfig
 from rlp_engine.errors import ConfigError
 from rlp_engine.semantics.answers import AnswerFolder
 from rlp_engine.semantics.equivalence import Equivalence, ExactMatch, KnownMeaning, SameMeaning

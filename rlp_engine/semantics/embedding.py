@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlp_engine.config.schema import ModelConfig
+from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.models.loading import load_module, load_tokenizer
 from rlp_engine.semantics.equivalence import Comparison
 

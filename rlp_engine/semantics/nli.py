@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlp_engine.config.schema import ModelConfig
+from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.errors import ModelError
 from rlp_engine.methods.entailment_clusters import EquivalenceRule, Label, equivalent, forward_decides
 from rlp_engine.models.loading import load_config, load_module, load_tokenizer

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlp_engine.config.schema import ServerConfig
+from rlp_engine.config.sections.generation import ServerConfig
 from rlp_engine.errors import ConfigError, RlpError
 from rlp_engine.run.reporting import NullReporter, Reporter
 from rlp_engine.run.signals import StopSignal

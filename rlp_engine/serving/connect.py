@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import httpx2
 
-from rlp_engine.config.schema import ServerConfig
+from rlp_engine.config.sections.generation import ServerConfig
 from rlp_engine.errors import ConfigError
 from rlp_engine.safe_text import keep_secret
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx2
 
-from rlp_engine.config.schema import ServerConfig
+from rlp_engine.config.sections.generation import ServerConfig
 from rlp_engine.errors import ServerError
 from rlp_engine.run.signals import StopSignal
 from rlp_engine.serving.connect import CONNECT_SECONDS, api_key, headers_of, no_proxy_for

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 
-from rlp_engine.config.schema import ServerConfig
+from rlp_engine.config.sections.generation import ServerConfig
 from rlp_engine.errors import ServerError
 from rlp_engine.serving.connect import CONNECT_SECONDS, headers_of, no_proxy_for
 from rlp_engine.serving.failures import PassingFailure, of_exception, of_status, without_key

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlp_engine.config.schema import GenerationConfig
+from rlp_engine.config.sections.generation import GenerationConfig
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.data.rows import iterate_samples, write_jsonl
 from rlp_engine.data.templates import PromptTemplate

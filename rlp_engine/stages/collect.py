@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlp_engine.config.schema import LabelNoiseConfig
+from rlp_engine.config.sections.judging import LabelNoiseConfig
 from rlp_engine.data.records import PreferencePair, Prompt, Sample
 from rlp_engine.data.rows import read_pairs, read_prompts, write_jsonl
 from rlp_engine.data.templates import PromptTemplate

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from rlp_engine.config.schema import ComputeConfig
+from rlp_engine.config.sections.model import ComputeConfig
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world
 from rlp_engine.models.device import apply_threads, device_of

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.judgements import merged, read_judgements
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.evaluation.annotations import by_contest, by_subset, summary

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
-from rlp_engine.config.schema import ModelConfig
+from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.errors import ConfigError, ModelError
 from rlp_engine.models.loading import load_config, load_tokenizer, quiet
 from rlp_engine.run.atomic import committed_dir

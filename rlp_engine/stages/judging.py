@@ -11,7 +11,7 @@ import torch
 from rlp_engine.annotation.cache import AnswerCache
 from rlp_engine.annotation.server_judge import ServerJudge
 from rlp_engine.config.annotators import load_annotator
-from rlp_engine.config.schema import JudgeConfig
+from rlp_engine.config.sections.judging import JudgeConfig
 from rlp_engine.evaluation.ifeval.judge import IfevalJudge
 from rlp_engine.evaluation.judges import GoldJudge, Judge, RewardModelJudge
 from rlp_engine.run.layout import RunLayout

@@ -23,7 +23,9 @@ from __future__ import annotations
 from decimal import Decimal
 
 from rlp_engine.config.annotators import annotator_path
-from rlp_engine.config.schema import MULTI_VIEW, SYNTHESIS, DataFile, JudgeConfig, RunConfig
+from rlp_engine.config.schema import MULTI_VIEW, SYNTHESIS, RunConfig
+from rlp_engine.config.sections.data import DataFile
+from rlp_engine.config.sections.judging import JudgeConfig
 from rlp_engine.errors import ConfigError
 from rlp_engine.stages.spec import StageInput, StageSpec
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from rlp_engine.config.schema import PpoConfig
+from rlp_engine.config.sections.ppo import PpoConfig
 from rlp_engine.data.records import PreferencePair, Prompt, Sample
 from rlp_engine.data.rows import read_pairs, read_prompts
 from rlp_engine.data.templates import PromptTemplate

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from rlp_engine.config.schema import DataConfig
+from rlp_engine.config.sections.data import DataConfig
 from rlp_engine.data.readers import load_demonstrations, load_preferences, load_prompts
 from rlp_engine.data.records import Demonstration, PreferencePair, Prompt
 from rlp_engine.data.rows import write_jsonl

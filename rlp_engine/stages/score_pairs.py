@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlp_engine.config.schema import ComputeConfig, ModelConfig
+from rlp_engine.config.sections.model import ComputeConfig, ModelConfig
 from rlp_engine.data.records import PreferencePair
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.evaluation.pair_report import report, scored

@@ -28,7 +28,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlp_engine.config.schema import ServerConfig
+from rlp_engine.config.sections.generation import ServerConfig
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.data.rows import write_jsonl
 from rlp_engine.errors import ServerError

@@ -22,7 +22,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rlp_engine.config.schema import DeepSpeedConfig, OptimizerConfig
+from rlp_engine.config.sections.model import DeepSpeedConfig
+from rlp_engine.config.sections.training import OptimizerConfig
 from rlp_engine.distributed.world import world
 from rlp_engine.errors import ModelError
 from rlp_engine.training.deepspeed_settings import deepspeed_settings

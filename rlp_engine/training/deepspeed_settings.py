@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from rlp_engine.config.outside import read_config_text
-from rlp_engine.config.schema import DeepSpeedConfig, OptimizerConfig
+from rlp_engine.config.sections.model import DeepSpeedConfig
+from rlp_engine.config.sections.training import OptimizerConfig
 from rlp_engine.errors import ConfigError
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from rlp_engine.config.schema import PpoConfig
+from rlp_engine.config.sections.ppo import PpoConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.methods import gae, kl, masked
 from rlp_engine.methods.ppo_loss import explained_variance

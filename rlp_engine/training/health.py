@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rlp_engine.config.schema import HealthConfig
+from rlp_engine.config.sections.ppo import HealthConfig
 from rlp_engine.errors import HealthError
 
 GAMING = "the policy may be gaming the reward"

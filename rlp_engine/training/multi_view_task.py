@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlp_engine.config.schema import DeepSpeedConfig, MultiViewConfig, RefineRmConfig
+from rlp_engine.config.sections.model import DeepSpeedConfig
+from rlp_engine.config.sections.reward import MultiViewConfig, RefineRmConfig
 from rlp_engine.data.records import PreferencePair
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlp_engine.config.schema import OptimizerConfig
+from rlp_engine.config.sections.training import OptimizerConfig
 from rlp_engine.errors import CorruptArtifactError
 from rlp_engine.training.health import check_metrics
 

@@ -12,7 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rlp_engine.config.schema import DeepSpeedConfig, RewardTrainingConfig
+from rlp_engine.config.sections.model import DeepSpeedConfig
+from rlp_engine.config.sections.reward import RewardTrainingConfig
 from rlp_engine.data.batching import length_groups
 from rlp_engine.data.records import PreferencePair
 from rlp_engine.data.templates import PromptTemplate

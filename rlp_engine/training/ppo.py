@@ -16,7 +16,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rlp_engine.config.schema import DeepSpeedConfig, GenerationConfig, PpoConfig
+from rlp_engine.config.sections.generation import GenerationConfig
+from rlp_engine.config.sections.model import DeepSpeedConfig
+from rlp_engine.config.sections.ppo import PpoConfig
 from rlp_engine.data.records import PreferencePair, Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.generation.logprobs import has_plain_head

@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from rlp_engine.config.schema import GenerationConfig, PpoConfig
+from rlp_engine.config.sections.generation import GenerationConfig
+from rlp_engine.config.sections.ppo import PpoConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world

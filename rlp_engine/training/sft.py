@@ -10,7 +10,8 @@ from functools import partial
 
 from torch import Tensor
 
-from rlp_engine.config.schema import DeepSpeedConfig, SftConfig
+from rlp_engine.config.sections.model import DeepSpeedConfig
+from rlp_engine.config.sections.training import SftConfig
 from rlp_engine.data.records import Demonstration
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import DataError

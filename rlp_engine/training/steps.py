@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlp_engine.config.schema import CheckpointConfig, LogConfig
+from rlp_engine.config.sections.training import CheckpointConfig, LogConfig
 from rlp_engine.distributed.world import world
 from rlp_engine.errors import HealthError, ResourceError
 from rlp_engine.run.atomic import write_text

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
-from rlp_engine.config.schema import MultiViewConfig
+from rlp_engine.config.sections.reward import MultiViewConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.errors import DataError
 from rlp_engine.methods.multi_view import choose_views

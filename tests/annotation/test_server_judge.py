@@ -13,7 +13,8 @@ from fake_server import FakeServer, Reply
 from rlp_engine.annotation.cache import AnswerCache
 from rlp_engine.annotation.server_judge import ServerJudge, question_of
 from rlp_engine.config.annotators import Annotator
-from rlp_engine.config.schema import ServerConfig, ServerJudgeConfig
+from rlp_engine.config.sections.generation import ServerConfig
+from rlp_engine.config.sections.judging import ServerJudgeConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.errors import Interrupted
 from rlp_engine.run.reporting import NullReporter

@@ -11,7 +11,9 @@ from transformers_server import transformers_server
 from rlp_engine.annotation.cache import AnswerCache
 from rlp_engine.annotation.server_judge import ServerJudge
 from rlp_engine.config.annotators import Annotator
-from rlp_engine.config.schema import GenerationConfig, ModelConfig, ServerConfig, ServerJudgeConfig
+from rlp_engine.config.sections.generation import GenerationConfig, ServerConfig
+from rlp_engine.config.sections.judging import ServerJudgeConfig
+from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.models.policy import load_policy

@@ -19,7 +19,7 @@ from hostile_bytes import hostile_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data import sources
 from rlp_engine.data.check import check_file
 from rlp_engine.data.judgements import read_judgements

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.check import check_file
 from rlp_engine.data.readers import (
     load_annotations,

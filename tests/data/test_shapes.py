@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.check import check_file
 from rlp_engine.data.readers import (
     load_annotations,

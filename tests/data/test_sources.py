@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data import sources
 from rlp_engine.data.check import check_file
 from rlp_engine.data.readers import drawn, load_preferences, load_prompts, read_rows
@@ -278,7 +278,9 @@ def test_a_dataset_folder_is_read_as_the_hub_is(tmp_path):
 
 def test_a_hub_that_cannot_be_reached_is_said_in_words(tmp_path):
     script = (
-        "import sys; from rlp_engine.config.schema import DataFile; from rlp_engine.data.readers import load_prompts\n"
+        "import sys\n"
+        "from rlp_engine.config.sections.data import DataFile\n"
+        "from rlp_engine.data.readers import load_prompts\n"
         "from rlp_engine.errors import ModelError\n"
         "for path in ('hub:nobody/nothing', 'hf://datasets/nobody/nothing/x.jsonl'):\n"
         "    try: load_prompts(DataFile(path=path), 0)\n"

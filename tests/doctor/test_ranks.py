@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from rlp_engine.config.schema import DeepSpeedConfig, RunConfig
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.sections.model import DeepSpeedConfig
 from rlp_engine.doctor.duration import stages_seconds
 from rlp_engine.doctor.hardware import Rates, gpu_rates
 from rlp_engine.doctor.libraries import Libraries

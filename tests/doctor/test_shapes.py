@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
-from rlp_engine.config.schema import LoraConfig
+from rlp_engine.config.sections.model import LoraConfig
 from rlp_engine.data.batching import pad
 from rlp_engine.doctor import memory, shapes
 from rlp_engine.doctor.architecture import shape_of

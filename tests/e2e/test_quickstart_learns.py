@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 from tiny_run import rlp
 
-from rlp_engine.config.schema import SandboxConfig
+from rlp_engine.config.sections.data import SandboxConfig
 from rlp_engine.data.rows import read_prompts
 from rlp_engine.methods.synthetic_preferences import Decision, choose_pair, choose_reward_pair
 from rlp_engine.randomness import uniforms

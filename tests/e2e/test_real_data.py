@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tiny_run import DATA, outputs, rlp, sets
 
-from rlp_engine.config.schema import ComputeConfig, DataFile, ModelConfig
+from rlp_engine.config.sections.data import DataFile
+from rlp_engine.config.sections.model import ComputeConfig, ModelConfig
 from rlp_engine.data.readers import load_preferences
 from rlp_engine.stages.score_pairs import score_pairs
 

@@ -8,7 +8,7 @@ import math
 import pytest
 from tiny_run import DATA
 
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.judgements import Judgement, read_judgements
 from rlp_engine.errors import DataError
 from rlp_engine.evaluation.annotations import by_contest, by_subset, compare, summary

@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 from tiny_run import DATA
 
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.readers import load_prompts
 from rlp_engine.data.records import Prompt
 from rlp_engine.errors import DataError, ModelError

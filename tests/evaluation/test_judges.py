@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rlp_engine.config.schema import LabelNoiseConfig
+from rlp_engine.config.sections.judging import LabelNoiseConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.errors import DataError
 from rlp_engine.evaluation.judges import GoldJudge, RewardModelJudge, best_of, draw_label, preferences

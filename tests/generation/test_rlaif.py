@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rlp_engine.config.schema import ModelConfig, ScratchConfig
+from rlp_engine.config.sections.model import ModelConfig, ScratchConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import ConfigError, DataError, ModelError

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rlp_engine.config.schema import ModelConfig, ScratchConfig
+from rlp_engine.config.sections.model import ModelConfig, ScratchConfig
 from rlp_engine.models.policy import Policy, save_policy
 from rlp_engine.models.scratch import build_scratch, build_tokenizer
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlp_engine.config.schema import ComputeConfig
+from rlp_engine.config.sections.model import ComputeConfig
 from rlp_engine.errors import ConfigError
 from rlp_engine.models.device import apply_threads, device_of
 

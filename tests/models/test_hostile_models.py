@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rlp_engine.config.schema import ModelConfig
+from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import ModelError

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rlp_engine.config.schema import LoraConfig, ModelConfig
+from rlp_engine.config.sections.model import LoraConfig, ModelConfig
 from rlp_engine.errors import ModelError
 from rlp_engine.models.export import scores_match
 from rlp_engine.models.lora import adapters_off, add_lora, has_adapters, merged_state

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from rlp_engine.config.schema import ModelConfig
+from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.data.batching import pad
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate

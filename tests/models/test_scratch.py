@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from rlp_engine.config.schema import ModelConfig, ScratchConfig
+from rlp_engine.config.sections.model import ModelConfig, ScratchConfig
 from rlp_engine.errors import ConfigError, DataError
 from rlp_engine.models.policy import load_policy, save_policy
 from rlp_engine.models.scratch import build_scratch, build_tokenizer
@@ -41,7 +41,7 @@ def test_building_leaves_the_callers_random_state():
 
 
 BYTES_OF_TOKENIZERS = """
-from rlp_engine.config.schema import ScratchConfig
+from rlp_engine.config.sections.model import ScratchConfig
 from rlp_engine.models.scratch import build_tokenizer
 texts = [f"{a} {b} {a}{b}" for a in ("aa", "ab", "ba", "bb", "cd", "dc") for b in ("xx", "xy", "yx", "yy")]
 for kind in ("word", "bpe"):

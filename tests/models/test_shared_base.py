@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from rlp_engine.config.schema import LoraConfig, ModelConfig
+from rlp_engine.config.sections.model import LoraConfig, ModelConfig
 from rlp_engine.errors import CorruptArtifactError
 from rlp_engine.models.loading import load_config
 from rlp_engine.models.lora import add_lora

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlp_engine.config.schema import ModelConfig
+from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.data.batching import pad
 from rlp_engine.models.reward import load_reward, save_reward
 from rlp_engine.models.value import load_value

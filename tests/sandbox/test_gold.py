@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlp_engine.config.schema import SandboxConfig
+from rlp_engine.config.sections.data import SandboxConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.sandbox.answers import Demonstrator
 from rlp_engine.sandbox.data import World

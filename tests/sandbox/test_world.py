@@ -3,7 +3,7 @@ import itertools
 import pytest
 from pydantic import ValidationError
 
-from rlp_engine.config.schema import SandboxConfig
+from rlp_engine.config.sections.data import SandboxConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.errors import DataError
 from rlp_engine.sandbox.answers import STYLES

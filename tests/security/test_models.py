@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlp_engine.config.schema import ModelConfig, ScratchConfig
+from rlp_engine.config.sections.model import ModelConfig, ScratchConfig
 from rlp_engine.errors import ModelError
 from rlp_engine.models.loading import load_config
 from rlp_engine.models.policy import load_policy, save_policy

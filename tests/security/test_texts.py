@@ -12,7 +12,7 @@ from cli_process import SANDBOX, run_rlp
 from fake_server import FakeServer, Reply
 
 from rlp_cli.render import Output
-from rlp_engine.config.schema import ServerConfig
+from rlp_engine.config.sections.generation import ServerConfig
 from rlp_engine.errors import ServerError
 from rlp_engine.run.events import EventLog
 from rlp_engine.run.exit_reasons import reason_of

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlp_engine.config.schema import EquivalenceConfig
+from rlp_engine.config.sections.synthesis import EquivalenceConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.errors import ConfigError
 from rlp_engine.semantics.build import build_equivalence

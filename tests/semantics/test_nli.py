@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlp_engine.config.schema import EquivalenceConfig
+from rlp_engine.config.sections.synthesis import EquivalenceConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.errors import ModelError
 from rlp_engine.methods import entailment_clusters

@@ -12,7 +12,7 @@ from tiny_models import NLI_LABELS
 from tiny_run import DATA
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.readers import load_samples
 from rlp_engine.data.shapes import SampleSet
 from rlp_engine.methods.entailment_clusters import Label, cluster, equivalent

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from fake_server import FakeServer, Reply
 
-from rlp_engine.config.schema import ServerConfig
+from rlp_engine.config.sections.generation import ServerConfig
 from rlp_engine.errors import ConfigError, DataError, Interrupted, ServerError
 from rlp_engine.run.reporting import NullReporter
 from rlp_engine.run.signals import StopSignal

@@ -8,7 +8,7 @@ import threading
 import pytest
 from fake_server import FakeServer, Reply
 
-from rlp_engine.config.schema import ServerConfig
+from rlp_engine.config.sections.generation import ServerConfig
 from rlp_engine.errors import Interrupted, ServerError
 from rlp_engine.run.signals import StopSignal
 from rlp_engine.serving.discovery import find_servers

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from tokenizers import Regex, normalizers
 
-from rlp_engine.config.schema import ScratchConfig
+from rlp_engine.config.sections.model import ScratchConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.rows import write_jsonl
 from rlp_engine.data.templates import PromptTemplate

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 from safetensors.numpy import save_file
 
-from rlp_engine.config.schema import ScratchConfig
+from rlp_engine.config.sections.model import ScratchConfig
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.data.rows import write_jsonl
 from rlp_engine.models.scratch import build_tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rlp_engine.config.schema import DataFile
+from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.judgements import read_judgements
 from rlp_engine.data.readers import load_prompts
 from rlp_engine.data.records import Sample

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlp_engine.config.schema import CurveConfig, DataConfig, RunConfig, SandboxConfig
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.sections.data import DataConfig, SandboxConfig
+from rlp_engine.config.sections.ppo import CurveConfig
 from rlp_engine.data.records import PreferencePair, Prompt
 from rlp_engine.data.rows import write_jsonl
 from rlp_engine.evaluation.judges import GoldJudge

@@ -8,7 +8,9 @@ import pytest
 
 from rlp_engine.config.annotators import annotator_path
 from rlp_engine.config.load import load_preset
-from rlp_engine.config.schema import DataConfig, LabelNoiseConfig, RunConfig, SandboxConfig
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.sections.data import DataConfig, SandboxConfig
+from rlp_engine.config.sections.judging import LabelNoiseConfig
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.errors import ConfigError
 from rlp_engine.evaluation.judges import GoldJudge, Judge

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rlp_engine.config.schema import CurveConfig, DataConfig, EvaluateConfig, RunConfig
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.sections.data import DataConfig
+from rlp_engine.config.sections.judging import EvaluateConfig
+from rlp_engine.config.sections.ppo import CurveConfig
 from rlp_engine.stages.pipeline import build_pipeline, policies, required_data
 from rlp_engine.stages.spec import StageSpec
 

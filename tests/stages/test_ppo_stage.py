@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 from training.tiny_tasks import Recorder
 
-from rlp_engine.config.schema import HealthConfig, LoraConfig, ModelConfig, RunConfig, ScratchConfig
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.sections.model import LoraConfig, ModelConfig, ScratchConfig
+from rlp_engine.config.sections.ppo import HealthConfig
 from rlp_engine.data.records import PreferencePair, Prompt
 from rlp_engine.data.rows import write_jsonl
 from rlp_engine.models.policy import Policy

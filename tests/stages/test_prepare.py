@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlp_engine.config.schema import DataConfig, DataFile, SandboxConfig
+from rlp_engine.config.sections.data import DataConfig, DataFile, SandboxConfig
 from rlp_engine.data.rows import read_prompts
 from rlp_engine.errors import DataError
 from rlp_engine.run.reporting import NullReporter

@@ -7,7 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlp_engine.config.schema import DataConfig, ModelConfig, RlaifConfig, RunConfig, ScratchConfig
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.sections.data import DataConfig
+from rlp_engine.config.sections.model import ModelConfig, ScratchConfig
+from rlp_engine.config.sections.synthesis import RlaifConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.generation.rlaif import Comparison, RlaifJudge

@@ -12,7 +12,8 @@ from policy_server import PolicyServer
 from tiny_models import save_byte_model, save_word_policy
 from tokenizers import processors
 
-from rlp_engine.config.schema import ModelConfig, RunConfig
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.data.rows import read_samples
 from rlp_engine.data.templates import PromptTemplate

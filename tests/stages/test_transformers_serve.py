@@ -8,7 +8,9 @@ import pytest
 from tiny_models import save_word_policy
 from transformers_server import transformers_server
 
-from rlp_engine.config.schema import GenerationConfig, ModelConfig, RunConfig
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.sections.generation import GenerationConfig
+from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.rows import read_samples
 from rlp_engine.data.templates import PromptTemplate

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from training import tiny_tasks
 from training.tiny_tasks import PAIRS, multi_view_task, pairs_task, ppo_task, sft_task, train
 
-from rlp_engine.config.schema import DeepSpeedConfig, LoraConfig
+from rlp_engine.config.sections.model import DeepSpeedConfig, LoraConfig
 from rlp_engine.distributed.world import join, leave, world
 
 SIZE = 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 from training.tiny_tasks import MODEL, PAIRS, PROMPTS, ppo_task, sft_task, template_of
 
-from rlp_engine.config.schema import LoraConfig
+from rlp_engine.config.sections.model import LoraConfig
 from rlp_engine.data.records import PreferencePair
 from rlp_engine.errors import HealthError
 from rlp_engine.models.policy import load_policy

@@ -3,7 +3,7 @@
 import pytest
 from training.tiny_tasks import PAIRS, PROMPTS, Recorder, ppo_task, train
 
-from rlp_engine.config.schema import OptimizerConfig
+from rlp_engine.config.sections.training import OptimizerConfig
 from rlp_engine.data.records import PreferencePair
 from rlp_engine.errors import HealthError
 from rlp_engine.run.events import MetricsLog

@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from rlp_engine.config.schema import DeepSpeedConfig, OptimizerConfig
+from rlp_engine.config.sections.model import DeepSpeedConfig
+from rlp_engine.config.sections.training import OptimizerConfig
 from rlp_engine.errors import ConfigError
 from rlp_engine.training.deepspeed_settings import deepspeed_settings
 

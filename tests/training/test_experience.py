@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlp_engine.config.schema import PpoConfig
+from rlp_engine.config.sections.ppo import PpoConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.training.experience import Rollout, distinct_bigrams, experience_of
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rlp_engine.config.schema import HealthConfig
+from rlp_engine.config.sections.ppo import HealthConfig
 from rlp_engine.errors import HealthError
 from rlp_engine.training.health import PpoAlarms, check_metrics, check_tensors
 

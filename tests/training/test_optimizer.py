@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlp_engine.config.schema import OptimizerConfig
+from rlp_engine.config.sections.training import OptimizerConfig
 from rlp_engine.errors import CorruptArtifactError, HealthError
 from rlp_engine.training.optimizer import ParameterGroup, Updater, learning_rate_at
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from training.tiny_tasks import GENERATION, MODEL, PROMPTS, ppo_task, reward_of, template_of
 
-from rlp_engine.config.schema import LoraConfig
+from rlp_engine.config.sections.model import LoraConfig
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import DataError, HealthError
 from rlp_engine.models.loading import load_config

@@ -1,7 +1,7 @@
 import pytest
 from training.tiny_tasks import ANSWERS, PROMPTS, multi_view_task
 
-from rlp_engine.config.schema import MultiViewConfig
+from rlp_engine.config.sections.reward import MultiViewConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.errors import DataError
 from rlp_engine.training.views import AnswerViews, PlaceboViews, PolicyAnswers, WordingViews, numbered, view_pairs

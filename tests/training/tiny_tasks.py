@@ -9,19 +9,11 @@ from pathlib import Path
 
 import torch
 
-from rlp_engine.config.schema import (
-    CheckpointConfig,
-    DeepSpeedConfig,
-    GenerationConfig,
-    LogConfig,
-    ModelConfig,
-    MultiViewConfig,
-    OptimizerConfig,
-    PpoConfig,
-    RefineRmConfig,
-    ScratchConfig,
-    SftConfig,
-)
+from rlp_engine.config.sections.generation import GenerationConfig
+from rlp_engine.config.sections.model import DeepSpeedConfig, ModelConfig, ScratchConfig
+from rlp_engine.config.sections.ppo import PpoConfig
+from rlp_engine.config.sections.reward import MultiViewConfig, RefineRmConfig
+from rlp_engine.config.sections.training import CheckpointConfig, LogConfig, OptimizerConfig, SftConfig
 from rlp_engine.data.records import Demonstration, PreferencePair, Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.models.lora import add_lora

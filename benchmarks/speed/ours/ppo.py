@@ -10,7 +10,10 @@ import sys
 
 from benchmarks.speed.clock import Job, one_thread, read_job, report
 from benchmarks.speed.workload import text_of
-from rlp_engine.config.schema import GenerationConfig, ModelConfig, OptimizerConfig, PpoConfig
+from rlp_engine.config.sections.generation import GenerationConfig
+from rlp_engine.config.sections.model import ModelConfig
+from rlp_engine.config.sections.ppo import PpoConfig
+from rlp_engine.config.sections.training import OptimizerConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.models.policy import load_policy

@@ -6,7 +6,9 @@ import sys
 
 from benchmarks.speed.clock import Job, one_thread, read_job, report
 from benchmarks.speed.workload import Ids, text_of
-from rlp_engine.config.schema import ModelConfig, OptimizerConfig, RewardTrainingConfig
+from rlp_engine.config.sections.model import ModelConfig
+from rlp_engine.config.sections.reward import RewardTrainingConfig
+from rlp_engine.config.sections.training import OptimizerConfig
 from rlp_engine.data.records import PreferencePair, Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.models.reward import RewardModel, load_reward

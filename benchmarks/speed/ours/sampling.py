@@ -6,7 +6,7 @@ import statistics
 import sys
 
 from benchmarks.speed.clock import Job, one_thread, read_job, report
-from rlp_engine.config.schema import ModelConfig
+from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.generation.native import Request, Sampling, generate
 from rlp_engine.models.policy import load_policy
 

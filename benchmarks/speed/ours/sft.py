@@ -6,7 +6,8 @@ import sys
 
 from benchmarks.speed.clock import Job, one_thread, read_job, report
 from benchmarks.speed.workload import Ids, text_of
-from rlp_engine.config.schema import ModelConfig, OptimizerConfig, SftConfig
+from rlp_engine.config.sections.model import ModelConfig
+from rlp_engine.config.sections.training import OptimizerConfig, SftConfig
 from rlp_engine.data.records import Demonstration, Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.models.policy import Policy, load_policy
