@@ -112,7 +112,7 @@ def run_stages(
 def require_all(resolved: Resolved, specs: Sequence[StageSpec], *, where: str) -> None:
     """Raise all at once what these stages read and the config does not give, or names though it is not there."""
     from rlp_engine.config.rules import value_of
-    from rlp_engine.stages.pipeline import required_data
+    from rlp_engine.stages.required_data import required_data
 
     config, kinds = resolved.config, {spec.kind for spec in specs}
     read = {item.path for spec in specs for item in spec.inputs if not item.stage}

@@ -143,7 +143,7 @@ def _show_accuracies(output: Output, models: list[dict[str, Any]]) -> None:
 
 
 def _is_curve_point(row: dict[str, Any]) -> bool:
-    from rlp_engine.stages.pipeline import is_curve_point
+    from rlp_engine.stages.branches import is_curve_point
 
     return is_curve_point(row["name"])
 

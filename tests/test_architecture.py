@@ -23,7 +23,10 @@ LAYERS = [
 HEIGHT = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
 FREE = {"rlp_engine"}  # the package itself: its version
 TORCH_FREE = {"rlp_cli", "run", "config", "errors", "randomness", "safe_text"}
-LIGHT_STAGES = {"pipeline", "spec", "plan", "selection", "runner", "group"}  # `rlp status` imports these
+LIGHT_STAGES = {  # `rlp status` imports these
+    *("pipeline", "stage_inputs", "branches", "required_data"),
+    *("spec", "plan", "selection", "runner", "group"),
+}
 HEAVY = {"torch", "transformers", "accelerate", "peft", "datasets", "sklearn"}
 
 

@@ -88,7 +88,7 @@ def _resolve(
     from rlp_cli.stages import load_pipeline
     from rlp_engine.run.layout import RunLayout
     from rlp_engine.run.verify import verify
-    from rlp_engine.stages.pipeline import reward_models
+    from rlp_engine.stages.branches import reward_models
 
     resolved, _ = load_pipeline(Path(model))
     config = resolved.config

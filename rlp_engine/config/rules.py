@@ -1,7 +1,7 @@
 """Rules between keys, and the files that keys name: what a single field cannot say about itself.
 
 Every rule gives `Problem`s, each with the keys it is about; `load.py` turns them into errors with
-a line. Which data tables a stage needs is the pipeline's to say (`stages/pipeline.required_data`).
+a line. Which data tables a stage needs is the pipeline's to say (`stages/required_data.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from rlp_engine.config.annotators import annotator_path, load_annotator
 from rlp_engine.config.local_paths import expanded, kind_at
 from rlp_engine.config.schema import METHODS, MULTI_VIEW, RunConfig
-from rlp_engine.config.sections.data import DataFile
+from rlp_engine.config.sections.data import DATA_TABLES, DataFile
 from rlp_engine.config.sections.generation import ServerConfig
 from rlp_engine.errors import ConfigError
 
@@ -31,9 +31,6 @@ ALPACAFARM = {
     "refine_rm.multi_view.warmup_steps": 0,
 }
 """What `fidelity = "alpacafarm"` makes of these keys: PPO as AlpacaFarm ran it, L_M as the paper writes it."""
-
-DATA_TABLES = ("demonstrations", "preferences", "preference_instructions", "unlabeled", "validation", "test")
-
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 from rlp_engine.config.schema import RunConfig
-from rlp_engine.config.sections.data import DataFile
+from rlp_engine.config.sections.data import DATA_TABLES, DataFile
 from rlp_engine.data.rows import count_rows
 from rlp_engine.sandbox.data import Split, World
-from rlp_engine.stages.pipeline import DATA_TABLES
 
 # Of published files that a preset names: sizes as AlpacaFarm (Dubois et al. 2023) and AlpacaEval give them.
 PUBLISHED = {

@@ -46,12 +46,12 @@ from rlp_engine.evaluation.gain import gain
 from rlp_engine.evaluation.judges import Judge, ScoringJudge, preferences
 from rlp_engine.evaluation.winrate import paired_bootstrap, win_rate
 from rlp_engine.run.atomic import write_json, write_text
+from rlp_engine.stages.branches import is_curve_point
 from rlp_engine.stages.common import prepare_device
 from rlp_engine.stages.evaluate_files import subset_results, write_annotations
 from rlp_engine.stages.evaluate_policies import SFT, Judged, best_of_n, judge_policy
 from rlp_engine.stages.evaluate_rewards import load_scorer, reward_model_results, synthetic_pair_results
 from rlp_engine.stages.judging import build_judge, told_costs
-from rlp_engine.stages.pipeline import is_curve_point
 from rlp_engine.stages.spec import StageContext
 
 

@@ -14,9 +14,9 @@ from rlp_engine.data.rows import read_pairs
 from rlp_engine.evaluation.judges import Judge, ScoringJudge
 from rlp_engine.evaluation.reward_accuracy import RewardAccuracy, compared_accuracy, confirmed_share, reward_accuracy
 from rlp_engine.models.reward import ResponseScorer
+from rlp_engine.stages.branches import is_curve_point
 from rlp_engine.stages.common import response_scorer
 from rlp_engine.stages.evaluate_policies import Judged
-from rlp_engine.stages.pipeline import is_curve_point
 from rlp_engine.stages.spec import StageContext
 
 PAIRS = "pairs:"  # inputs that hold synthetic pairs

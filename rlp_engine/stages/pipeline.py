@@ -20,26 +20,28 @@ reward model that trained the sampled policy. A stage's module is imported only 
 
 from __future__ import annotations
 
-from decimal import Decimal
-
-from rlp_engine.config.annotators import annotator_path
 from rlp_engine.config.schema import MULTI_VIEW, SYNTHESIS, RunConfig
-from rlp_engine.config.sections.data import DataFile
-from rlp_engine.config.sections.judging import JudgeConfig
-from rlp_engine.errors import ConfigError
+from rlp_engine.config.sections.data import DATA_TABLES, DataFile
+from rlp_engine.stages.branches import curve_points, policies, reward_models, synthesis_of, synthetic_pairs
+from rlp_engine.stages.required_data import ifeval_tables
 from rlp_engine.stages.spec import StageInput, StageSpec
-
-DATA_TABLES = ("demonstrations", "preferences", "preference_instructions", "unlabeled", "validation", "test")
-"""Keys of [data], and the file of typed rows that `prepare` makes of each: NAME.jsonl."""
-
-_TRAINING = ("seed", "model", "compute", "deepspeed", "checkpoint", "log")
-TEST_SETS = "test_sets"  # the folder of prepare's output with the rows of each of data.test_sets
+from rlp_engine.stages.stage_inputs import (
+    NATIVE,
+    TEST_SETS,
+    TRAINING,
+    annotator_inputs,
+    answering,
+    external,
+    judge_inputs,
+    judge_sections,
+    reward_init,
+    rows,
+    rows_of_test_set,
+    sft_policy,
+)
 
 # What every branch reads of [refine_rm]: a key of the multi-view loss must not make the other branches stale.
 _REFINING = ("refine_rm.epochs", "refine_rm.minibatch", "refine_rm.microbatch", "refine_rm.optimizer")
-
-# Of [generation], what a stage reads that answers with its own engine.
-_NATIVE = ("generation.max_prompt_tokens", "generation.max_new_tokens", "generation.rows")
 
 
 def build_pipeline(config: RunConfig) -> list[StageSpec]:
@@ -53,98 +55,13 @@ def build_pipeline(config: RunConfig) -> list[StageSpec]:
     return [*stages, _evaluate(config)]
 
 
-def required_data(config: RunConfig, kinds: set[str]) -> list[ConfigError]:
-    """What these kinds of stages read and the config does not name, one error each."""
-    judges = []
-    if "collect" in kinds and config.collect.source == "annotator":
-        judges.append(("collect", "collect.annotator", config.collect.annotator))
-    if "evaluate" in kinds or ("ppo" in kinds and config.ppo.select == "judge"):
-        judges.append(("evaluate", "evaluate.judge", config.evaluate.judge))
-    missing = [(stage, f"{key}.path", "MODEL") for stage, key, j in judges if j.kind == "reward-model" and not j.path]
-    if config.data.source == "files":
-        missing += [
-            (stage, f"data.{table}.path", "FILE")
-            for table, stage in _tables_of(config, kinds).items()
-            if not getattr(config.data, table).path
-        ]
-    return [ConfigError(f"stage {stage} needs {key}", mend=f"--set {key}={what}") for stage, key, what in missing]
-
-
-def _tables_of(config: RunConfig, kinds: set[str]) -> dict[str, str]:
-    """Tables of [data] that these kinds of stages read -> the first stage that does."""
-    tables: dict[str, str] = {}
-    if "sft" in kinds and not config.sft.ready_model:
-        tables["demonstrations"] = "sft"
-    if "collect" in kinds:
-        tables["preferences" if config.collect.source == "file" else "preference_instructions"] = "collect"
-    if kinds & {"ppo", "sample", "embed", "synthesize"}:
-        tables["unlabeled"] = "ppo"
-    if "ppo" in kinds and config.ppo.select == "judge":
-        tables["validation"] = "ppo"
-    if "evaluate" in kinds:
-        tables[config.evaluate.instructions] = "evaluate"
-    return tables
-
-
-def sft_policy(config: RunConfig) -> StageInput:
-    """The SFT policy: made by `sft`, or ready."""
-    if config.sft.ready_model:
-        return StageInput("sft_policy", path=config.sft.ready_model)
-    return StageInput("sft_policy", stage="sft", path="model")
-
-
-def _answering(config: RunConfig) -> tuple[str, ...]:
-    """Keys of [generation] in the stages that ask the engine it names. PPO answers natively whatever it says."""
-    return (*_NATIVE, "generation.engine", "generation.server") if config.generation.engine == "server" else _NATIVE
-
-
-def _rows(table: str) -> StageInput:
-    return StageInput(table, stage="prepare", path=f"{table}.jsonl")
-
-
-def _test_set(name: str) -> StageInput:
-    return StageInput(f"test-set:{name}", stage="prepare", path=f"{TEST_SETS}/{name}.jsonl")
-
-
-def _external(name: str, path: str) -> tuple[StageInput, ...]:
-    return (StageInput(name, path=path),) if path else ()
-
-
-def _judge_inputs(config: RunConfig, name: str, judge: JudgeConfig) -> tuple[StageInput, ...]:
-    """What a judge is read from: a reward model, or the files of annotators."""
-    if judge.kind == "server":
-        return _annotator_inputs(config.judge.annotators)
-    return _external(name, judge.path if judge.kind == "reward-model" else "")
-
-
-def _annotator_inputs(names: list[str]) -> tuple[StageInput, ...]:
-    """Their content is in the stage's fingerprint, wherever the files lie."""
-    return tuple(StageInput(f"annotator:{name}", path=str(annotator_path(name))) for name in dict.fromkeys(names))
-
-
-def _judge_sections(judge: JudgeConfig) -> tuple[str, ...]:
-    return ("judge",) if judge.kind == "server" else ()
-
-
-def _ifeval_tables(config: RunConfig) -> list[str]:
-    """The files of `prepare` whose every row the IFEval judge must be able to check."""
-    tables = []
-    if config.evaluate.judge.kind == "ifeval":
-        tables = [config.evaluate.instructions, *(f"{TEST_SETS}/{name}" for name in config.data.test_sets)]
-        if config.ppo.select == "judge":
-            tables.append("validation")
-    if config.collect.annotator.kind == "ifeval" and config.collect.source == "annotator":
-        tables.append("preference_instructions")
-    return tables
-
-
 def _prepare(config: RunConfig) -> StageSpec:
     files: list[StageInput] = []
     if config.data.source == "files":
         files_of: dict[str, DataFile] = {table: getattr(config.data, table) for table in DATA_TABLES}
         files_of |= {f"{TEST_SETS}/{name}": file for name, file in config.data.test_sets.items()}
         for table, file in files_of.items():
-            files += _external(table, file.path) + _external(f"{table}.columns", file.columns_from)
+            files += external(table, file.path) + external(f"{table}.columns", file.columns_from)
     return StageSpec(
         name="prepare",
         kind="prepare",
@@ -152,7 +69,7 @@ def _prepare(config: RunConfig) -> StageSpec:
         inputs=tuple(files),
         sections=("seed", "data", "sandbox"),
         function="rlp_engine.stages.prepare:run",
-        params={"ifeval_tables": tables} if (tables := _ifeval_tables(config)) else {},
+        params={"ifeval_tables": tables} if (tables := ifeval_tables(config)) else {},
     )
 
 
@@ -165,8 +82,8 @@ def _sft(config: RunConfig) -> StageSpec:
         name="sft",
         kind="sft",
         version=1,
-        inputs=(*map(_rows, tables), *_external("base_model", pretrained)),
-        sections=(*_TRAINING, "sft"),
+        inputs=(*map(rows, tables), *external("base_model", pretrained)),
+        sections=(*TRAINING, "sft"),
         function="rlp_engine.stages.sft:run",
         ranks="all",
     )
@@ -178,13 +95,13 @@ def _has(config: RunConfig, table: str) -> bool:
 
 def _collect(config: RunConfig) -> StageSpec:
     if config.collect.source == "file":
-        inputs: tuple[StageInput, ...] = (_rows("preferences"),)
+        inputs: tuple[StageInput, ...] = (rows("preferences"),)
         sections: tuple[str, ...] = ("collect",)
     else:
         annotator = config.collect.annotator
-        inputs = (sft_policy(config), _rows("preference_instructions"))
-        inputs += _judge_inputs(config, "annotator", annotator)
-        sections = ("seed", "model", "compute", *_answering(config), "collect", "sandbox", *_judge_sections(annotator))
+        inputs = (sft_policy(config), rows("preference_instructions"))
+        inputs += judge_inputs(config, "annotator", annotator)
+        sections = ("seed", "model", "compute", *answering(config), "collect", "sandbox", *judge_sections(annotator))
     return StageSpec(
         name="collect",
         kind="collect",
@@ -201,8 +118,8 @@ def _train_rm(config: RunConfig) -> StageSpec:
         name="train-rm",
         kind="train-rm",
         version=_reward_version(config),
-        inputs=(_reward_init(config), StageInput("pairs", stage="collect", path="pairs.jsonl")),
-        sections=(*_TRAINING, "train_rm"),
+        inputs=(reward_init(config), StageInput("pairs", stage="collect", path="pairs.jsonl")),
+        sections=(*TRAINING, "train_rm"),
         function="rlp_engine.stages.train_rm:run",
         ranks="all",
     )
@@ -211,32 +128,6 @@ def _train_rm(config: RunConfig) -> StageSpec:
 def _reward_version(config: RunConfig) -> int:
     """Of train-rm and refine-rm: since version 2 they leave an adapter/ folder too, which full training has not."""
     return 2 if config.model.lora.rank else 1
-
-
-def _reward_init(config: RunConfig) -> StageInput:
-    """What a reward model starts from: the SFT policy (METHOD 7.1), or another backbone."""
-    if config.train_rm.base_model:
-        return StageInput("backbone", path=config.train_rm.base_model)
-    policy = sft_policy(config)
-    return StageInput("backbone", stage=policy.stage, path=policy.path)
-
-
-def curve_points(config: RunConfig, method: str) -> dict[str, float]:
-    """What a branch's name gains at each further weight of the KL penalty: {"-kl0.05": 0.05}."""
-    if config.curve.methods and method not in config.curve.methods:
-        return {}
-    points = sorted(set(config.curve.kl_coefficients) - {config.ppo.kl_coefficient})
-    return {f"-kl{_decimal(point)}": point for point in points}
-
-
-def is_curve_point(name: str) -> bool:
-    """Is this policy of the results one at another weight of the KL penalty?"""
-    return "-kl" in name.rpartition("/")[2]
-
-
-def _decimal(number: float) -> str:
-    """Shortest digits, never an exponent: 0.05, 2, 0.00001."""
-    return f"{Decimal(repr(number)).normalize():f}"
 
 
 def _policies(config: RunConfig, method: str, folder: str, *, reward: str, round_number: int) -> list[StageSpec]:
@@ -255,13 +146,13 @@ def _ppo(
         sft_policy(config),
         StageInput("reward_model", stage=reward, path="model"),
         *((StageInput("reward_adapter", stage=reward, path="adapter"),) if config.model.lora.rank else ()),
-        _rows("unlabeled"),
+        rows("unlabeled"),
     )
-    sections = (*_TRAINING, *_NATIVE, "ppo", "train_rm")
+    sections = (*TRAINING, *NATIVE, "ppo", "train_rm")
     if config.ppo.select == "judge":
         judge = config.evaluate.judge
-        inputs += (_rows("validation"), *_judge_inputs(config, "judge", judge))
-        sections += ("evaluate", "sandbox", *_judge_sections(judge))
+        inputs += (rows("validation"), *judge_inputs(config, "judge", judge))
+        sections += ("evaluate", "sandbox", *judge_sections(judge))
     return StageSpec(
         name=name,
         kind="ppo",
@@ -298,8 +189,8 @@ def _sampling(config: RunConfig, folder: str, *, policy: str, reward: str, round
         name=f"{folder}/sample",
         kind="sample",
         version=1,
-        inputs=(sft_policy(config), StageInput("policy", stage=policy, path="model"), _rows("unlabeled")),
-        sections=("seed", "model", "compute", *_answering(config), "sample"),
+        inputs=(sft_policy(config), StageInput("policy", stage=policy, path="model"), rows("unlabeled")),
+        sections=("seed", "model", "compute", *answering(config), "sample"),
         function="rlp_engine.stages.sample:run",
         ranks="all",
         params={"round": round_number},
@@ -313,7 +204,7 @@ def _sampling(config: RunConfig, folder: str, *, policy: str, reward: str, round
             StageInput("sft_samples", stage=f"{folder}/sample", path="sft_answers"),
             StageInput("reward_model", stage=reward, path="model"),
             StageInput("pairs", stage="collect", path="pairs.jsonl"),
-            _rows("unlabeled"),
+            rows("unlabeled"),
         ),
         sections=("seed", "model", "compute", "embed", "train_rm"),
         function="rlp_engine.stages.embed:run",
@@ -328,7 +219,7 @@ def _branch(config: RunConfig, method: str, *, branch: str, shared: str, round_n
     matched = config.refine_rm.reseed.match if method == "reseed" else method
     synthesis = ""
     if matched in SYNTHESIS:
-        synthesis = _synthesis_of(matched, round_number)
+        synthesis = synthesis_of(matched, round_number)
         if method != "reseed" or round_number == 1:
             policy = "ppo" if round_number == 1 else f"round-{round_number - 1}/{method}/ppo"
             stages.append(_synthesize(config, synthesis, SYNTHESIS[matched], shared, policy, round_number))
@@ -337,28 +228,22 @@ def _branch(config: RunConfig, method: str, *, branch: str, shared: str, round_n
     return stages
 
 
-def _synthesis_of(method: str, round_number: int) -> str:
-    """The stage that makes a method's pairs. Round 1's samples are shared, so like methods share it."""
-    owner = SYNTHESIS[method] if round_number == 1 else method
-    return f"round-{round_number}/{owner}/synthesize"
-
-
 def _synthesize(config: RunConfig, name: str, selection: str, shared: str, policy: str, round_number: int) -> StageSpec:
     """Pairs of what `policy` answered, in `shared`/sample."""
     inputs = (
         StageInput("samples", stage=f"{shared}/sample", path="answers"),
         StageInput("rewards", stage=f"{shared}/embed", path="vectors"),
-        _rows("unlabeled"),
+        rows("unlabeled"),
     )
     if selection == "rlaif" and config.synthesize.rlaif.engine == "server":
-        inputs += _annotator_inputs(config.synthesize.rlaif.annotators)
+        inputs += annotator_inputs(config.synthesize.rlaif.annotators)
         sections: tuple[str, ...] = ("seed", "judge", "synthesize.rlaif")
     elif selection == "rlaif":  # the policy that answered is the judge
         inputs += (StageInput("policy", stage=policy, path="model"),)
         sections = ("seed", "compute", "model", "synthesize.rlaif")
     else:
         equivalence = config.synthesize.equivalence
-        inputs += _external("equivalence_model", equivalence.model if equivalence.kind in ("nli", "embedding") else "")
+        inputs += external("equivalence_model", equivalence.model if equivalence.kind in ("nli", "embedding") else "")
         sections = ("seed", "compute", "synthesize.min_confidence", "synthesize.equivalence", "sandbox")
     return StageSpec(
         name=name,
@@ -375,51 +260,21 @@ def _synthesize(config: RunConfig, name: str, selection: str, shared: str, polic
 def _refine_rm(
     config: RunConfig, method: str, branch: str, *, synthesis: str, shared: str, round_number: int
 ) -> StageSpec:
-    inputs = (_reward_init(config), StageInput("pairs", stage="collect", path="pairs.jsonl"))
+    inputs = (reward_init(config), StageInput("pairs", stage="collect", path="pairs.jsonl"))
     if synthesis:
         inputs += (StageInput("synthetic_pairs", stage=synthesis, path="pairs.jsonl"),)
     if method in MULTI_VIEW:
-        inputs += (StageInput("samples", stage=f"{shared}/sample", path="answers"), _rows("unlabeled"))
+        inputs += (StageInput("samples", stage=f"{shared}/sample", path="answers"), rows("unlabeled"))
     return StageSpec(
         name=f"{branch}/refine-rm",
         kind="refine-rm",
         version=_reward_version(config),
         inputs=inputs,
-        sections=(*_TRAINING, "train_rm", *_REFINING, *(("refine_rm.multi_view",) if method in MULTI_VIEW else ())),
+        sections=(*TRAINING, "train_rm", *_REFINING, *(("refine_rm.multi_view",) if method in MULTI_VIEW else ())),
         function="rlp_engine.stages.refine_rm:run",
         ranks="all",
         params={"method": method, "round": round_number},
     )
-
-
-def policies(config: RunConfig) -> dict[str, str]:
-    """Name of each trained policy in the results -> the stage that made it, in the order of the pipeline."""
-    branches = {"ppo": ("ppo", "ppo")}  # name -> method, stage
-    for round_number in range(1, config.rounds + 1):
-        branches |= {f"round-{round_number}/{m}": (m, f"round-{round_number}/{m}/ppo") for m in config.methods}
-    return {
-        f"{name}{suffix}": f"{stage}{suffix}"
-        for name, (method, stage) in branches.items()
-        for suffix in ("", *curve_points(config, method))
-    }
-
-
-def reward_models(config: RunConfig) -> dict[str, str]:
-    """Name of each reward model in the results -> the stage that made it."""
-    names = {"train-rm": "train-rm"}
-    for round_number in range(1, config.rounds + 1):
-        names |= {f"round-{round_number}/{m}": f"round-{round_number}/{m}/refine-rm" for m in config.methods}
-    return names
-
-
-def synthetic_pairs(config: RunConfig) -> dict[str, str]:
-    """Name of each branch that synthesizes -> the stage that made its pairs."""
-    return {
-        f"round-{round_number}/{method}": _synthesis_of(method, round_number)
-        for round_number in range(1, config.rounds + 1)
-        for method in config.methods
-        if method in SYNTHESIS
-    }
 
 
 def _evaluate(config: RunConfig) -> StageSpec:
@@ -430,8 +285,8 @@ def _evaluate(config: RunConfig) -> StageSpec:
         *(StageInput(f"reward:{name}", stage=stage, path="model") for name, stage in reward_models(config).items()),
         *(StageInput(f"pairs:{name}", stage=s, path="pairs.jsonl") for name, s in synthetic_pairs(config).items()),
         StageInput("instructions", stage="prepare", path=f"{config.evaluate.instructions}.jsonl"),
-        *(_test_set(name) for name in config.data.test_sets if config.evaluate.instructions == "test"),
-        *_judge_inputs(config, "judge", judge),
+        *(rows_of_test_set(name) for name in config.data.test_sets if config.evaluate.instructions == "test"),
+        *judge_inputs(config, "judge", judge),
     )
     return StageSpec(
         name="evaluate",
@@ -439,8 +294,8 @@ def _evaluate(config: RunConfig) -> StageSpec:
         version=3,
         inputs=inputs,
         sections=(
-            *("seed", "model", "compute", *_answering(config), "evaluate", "train_rm", "refine_rm.reseed", "sandbox"),
-            *_judge_sections(judge),
+            *("seed", "model", "compute", *answering(config), "evaluate", "train_rm", "refine_rm.reseed", "sandbox"),
+            *judge_sections(judge),
         ),
         function="rlp_engine.stages.evaluate:run",
         ranks="all",

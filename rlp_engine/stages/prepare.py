@@ -1,6 +1,6 @@
 """Data files or the sandbox -> typed rows, read and checked once, before any model is loaded.
 
-Outputs: NAME.jsonl for every table of [data] that is given (rlp_engine/stages/pipeline.py:DATA_TABLES), and
+Outputs: NAME.jsonl for every table of [data] that is given (config/sections/data.py:DATA_TABLES), and
 test_sets/NAME.jsonl for each of data.test_sets.
 Every later stage reads these, so a source that changes or vanishes cannot change a run half-way.
 """
@@ -17,8 +17,8 @@ from rlp_engine.data.records import Demonstration, PreferencePair, Prompt
 from rlp_engine.data.rows import write_jsonl
 from rlp_engine.evaluation.ifeval.judge import require_checkable
 from rlp_engine.sandbox.data import World
-from rlp_engine.stages.pipeline import TEST_SETS
 from rlp_engine.stages.spec import StageContext
+from rlp_engine.stages.stage_inputs import TEST_SETS
 
 Rows = list[Prompt] | list[Demonstration] | list[PreferencePair]
 

@@ -15,9 +15,10 @@ from rlp_engine.data.rows import write_jsonl
 from rlp_engine.evaluation.judges import GoldJudge
 from rlp_engine.evaluation.reward_accuracy import confirmed_share
 from rlp_engine.sandbox.data import World
+from rlp_engine.stages.branches import is_curve_point, policies
 from rlp_engine.stages.evaluate_policies import Judged
 from rlp_engine.stages.evaluate_rewards import accuracy_on, judged_pairs, synthetic_pair_results
-from rlp_engine.stages.pipeline import build_pipeline, is_curve_point, policies
+from rlp_engine.stages.pipeline import build_pipeline
 
 
 def judged(scores: list[float], correct: list[float] | None) -> Judged:

@@ -8,7 +8,9 @@ from rlp_engine.config.schema import RunConfig
 from rlp_engine.config.sections.data import DataConfig
 from rlp_engine.config.sections.judging import EvaluateConfig
 from rlp_engine.config.sections.ppo import CurveConfig
-from rlp_engine.stages.pipeline import build_pipeline, policies, required_data
+from rlp_engine.stages.branches import policies
+from rlp_engine.stages.pipeline import build_pipeline
+from rlp_engine.stages.required_data import required_data
 from rlp_engine.stages.spec import StageSpec
 
 

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from rlp_engine.config.sections.base import NonNegative, NonNegativeFloat, Positive, Section
 
+DATA_TABLES = ("demonstrations", "preferences", "preference_instructions", "unlabeled", "validation", "test")
+"""Keys of [data] that are tables of rows; stage `prepare` makes NAME.jsonl of each."""
+
 
 class DataFile(Section):
     """Where rows come from, and what their columns are called there."""
