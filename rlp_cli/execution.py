@@ -111,7 +111,7 @@ def run_stages(
 
 def require_all(resolved: Resolved, specs: Sequence[StageSpec], *, where: str) -> None:
     """Raise all at once what these stages read and the config does not give, or names though it is not there."""
-    from rlp_engine.config.rules import value_of
+    from rlp_engine.config.schema import value_of
     from rlp_engine.stages.required_data import required_data
 
     config, kinds = resolved.config, {spec.kind for spec in specs}

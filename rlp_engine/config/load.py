@@ -28,10 +28,11 @@ from rlp_engine.config.layers import (
     put,
     set_layer,
 )
+from rlp_engine.config.named_files import file_problems
 from rlp_engine.config.outside import read_config_text, refuse_links_outside
 from rlp_engine.config.presets import list_presets, preset_path, presets_dir
-from rlp_engine.config.problems import as_error, schema_problems
-from rlp_engine.config.rules import ALPACAFARM, Problem, cross_field_problems, file_problems
+from rlp_engine.config.problems import Problem, as_error, schema_problems
+from rlp_engine.config.rules import ALPACAFARM, cross_field_problems
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.config.toml_text import KeyPath, key_lines, with_values
 from rlp_engine.errors import ConfigError, ResourceError

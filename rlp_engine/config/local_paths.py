@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 from typing import Literal
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")  # OWNER/NAME, or OWNER/NAME@REVISION
 PlaceKind = Literal["file", "folder", "special", "unreachable", "nothing"]
 
 

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from rlp_engine.config.layers import all_keys, at
-from rlp_engine.config.rules import Problem, nearest
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.config.toml_text import KeyPath
 from rlp_engine.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, with the dotted keys it is about (the first is where to look), and how to mend it."""
+
+    keys: tuple[str, ...]
+    what: str
+    mend: str
+    path: tuple[str, ...] = ()  # of the first key, where a part of it may hold a dot
+
+
+def nearest(word: str, words: list[str] | tuple[str, ...]) -> str:
+    """ "did you mean 'X'?  ", or nothing when no word is near."""
+    near = difflib.get_close_matches(word, words, n=1)
+    return f"did you mean '{near[0]}'?  " if near else ""
 
 
 def schema_problems(merged: dict[str, Any], run_dir: str) -> list[Problem]:

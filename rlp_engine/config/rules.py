@@ -1,23 +1,18 @@
-"""Rules between keys, and the files that keys name: what a single field cannot say about itself.
+"""Rules between keys: what a single field cannot say about itself.
 
 Every rule gives `Problem`s, each with the keys it is about; `load.py` turns them into errors with
-a line. Which data tables a stage needs is the pipeline's to say (`stages/required_data.py`).
+a line. The files that keys name are looked for in `named_files.py`; which data tables a stage needs is for
+`stages/required_data.py` to say.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
-from rlp_engine.config.annotators import annotator_path, load_annotator
-from rlp_engine.config.local_paths import expanded, kind_at
-from rlp_engine.config.schema import METHODS, MULTI_VIEW, RunConfig
+from rlp_engine.config.problems import Problem, nearest
+from rlp_engine.config.schema import METHODS, MULTI_VIEW, RunConfig, value_of
 from rlp_engine.config.sections.data import DATA_TABLES, DataFile
 from rlp_engine.config.sections.generation import ServerConfig
-from rlp_engine.errors import ConfigError
 
 ALPACAFARM = {
     "ppo.kl_estimator": "clamped",
@@ -32,29 +27,11 @@ ALPACAFARM = {
 }
 """What `fidelity = "alpacafarm"` makes of these keys: PPO as AlpacaFarm ran it, L_M as the paper writes it."""
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong, with the dotted keys it is about (the first is where to look), and how to mend it."""
-
-    keys: tuple[str, ...]
-    what: str
-    mend: str
-    path: tuple[str, ...] = ()  # of the first key, where a part of it may hold a dot
-
 
 def cross_field_problems(config: RunConfig) -> list[Problem]:
     """Every rule between keys that this config breaks."""
     rules = (_methods, _batches, _views, _sandbox, _judges, _collect, _models, _engine, _ppo)
     return [problem for rule in rules for problem in rule(config)]
-
-
-def nearest(word: str, words: list[str] | tuple[str, ...]) -> str:
-    """ "did you mean 'X'?  ", or nothing when no word is near."""
-    near = difflib.get_close_matches(word, words, n=1)
-    return f"did you mean '{near[0]}'?  " if near else ""
 
 
 def _methods(config: RunConfig) -> Iterator[Problem]:
@@ -115,7 +92,7 @@ def _views(config: RunConfig) -> Iterator[Problem]:
 def _sandbox(config: RunConfig) -> Iterator[Problem]:
     mend = "set data.source = 'sandbox', or choose another"
     if config.data.source == "sandbox":
-        for table, file in _data_files(config):
+        for table, file in data_files(config):
             if file.path:
                 key = f"data.{table}.path"
                 yield Problem(
@@ -189,23 +166,6 @@ def server_judges(config: RunConfig) -> dict[str, list[str]]:
     return found
 
 
-def annotator_problems(config: RunConfig) -> list[Problem]:
-    """Annotators that are not there, not sound, or without a model."""
-    problems = {}
-    for asks, names in server_judges(config).items():
-        key = "synthesize.rlaif.annotators" if asks.startswith("synthesize") else "judge.annotators"
-        for name in names:
-            try:
-                annotator = load_annotator(annotator_path(name))
-            except ConfigError as error:
-                problems[name] = Problem((key,), f"{error.what}  ({error.where})", error.mend)
-                continue
-            if not annotator.model and not config.judge.server.model:
-                what = f"annotator '{annotator.name}' names no model, and judge.server.model is empty"
-                problems[name] = Problem((key, "judge.server.model"), what, "--set judge.server.model=NAME")
-    return list(problems.values())
-
-
 def _collect(config: RunConfig) -> Iterator[Problem]:
     if (
         config.collect.source == "file"
@@ -273,69 +233,9 @@ def _ppo(config: RunConfig) -> Iterator[Problem]:
             )
 
 
-def value_of(config: RunConfig, key: str) -> Any:
-    """config.a.b for "a.b"."""
-    node = config
-    for part in key.split("."):
-        node = getattr(node, part)
-    return node
-
-
-def file_problems(config: RunConfig) -> list[Problem]:
-    """Local files and folders that the config names and that are not there. Hub ids are not looked up."""
-    problems = annotator_problems(config)
-    for table, file in _data_files(config):
-        problems += _missing_data(f"data.{table}.path", file.path)
-        problems += _missing_data(f"data.{table}.columns_from", file.columns_from)
-    models = {
-        "model.path": config.model.path,
-        "sft.ready_model": config.sft.ready_model,
-        "train_rm.base_model": config.train_rm.base_model,
-        "collect.annotator.path": config.collect.annotator.path,
-        "evaluate.judge.path": config.evaluate.judge.path,
-        "synthesize.equivalence.model": config.synthesize.equivalence.model,
-    }
-    for key, path in models.items():
-        problems += _missing_model(key, path)
-    return problems
-
-
-def _data_files(config: RunConfig) -> Iterator[tuple[str, DataFile]]:
+def data_files(config: RunConfig) -> Iterator[tuple[str, DataFile]]:
     """Every table of rows in [data], by its key there."""
     for table in DATA_TABLES:
         yield table, getattr(config.data, table)
     for name, file in config.data.test_sets.items():
         yield f"test_sets.{name}", file
-
-
-def _missing_data(key: str, path: str) -> list[Problem]:
-    if not path or path.startswith("hub:") or path.startswith("hf://"):
-        return []
-    if "://" in path:
-        return [Problem((key,), f"{key} = '{path}' is no address we read", "a local file, hf://... or hub:OWNER/NAME")]
-    local = expanded(path)
-    kind = kind_at(local)
-    if kind == "file":
-        return []
-    what = {
-        "folder": f"{key} = '{path}' is a folder, not a file",
-        "special": f"{key} = '{path}' is a pipe or a device, not a file",
-        "unreachable": f"{key} names a file that cannot be reached (permissions, or a name too long)",
-        "nothing": f"{key} names a file that is not there",
-    }[kind]
-    return [Problem((key,), what, f"looked for {local.absolute()} (relative paths count from the current folder)")]
-
-
-def _missing_model(key: str, path: str) -> list[Problem]:
-    if not path:
-        return []
-    local = expanded(path)
-    kind = kind_at(local)
-    if kind == "folder":
-        if kind_at(local / "config.json") == "file":
-            return []
-        return [Problem((key,), f"{key} = '{path}' is a folder without config.json", "want what save_pretrained wrote")]
-    if HUB_ID.fullmatch(path) and kind == "nothing":  # only the hub can answer for it
-        return []
-    mend = f"looked for {local.absolute()}; a model of the hub is called OWNER/NAME"
-    return [Problem((key,), f"{key} names a model folder that is not there", mend)]

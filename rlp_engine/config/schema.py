@@ -6,7 +6,7 @@ here.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -55,3 +55,11 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+
+
+def value_of(config: RunConfig, key: str) -> Any:
+    """config.a.b for "a.b"."""
+    node = config
+    for part in key.split("."):
+        node = getattr(node, part)
+    return node

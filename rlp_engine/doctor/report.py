@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlp_engine.config.rules import value_of
-from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.schema import RunConfig, value_of
 from rlp_engine.doctor.duration import stages_seconds
 from rlp_engine.doctor.hardware import cpu_rates, gpu_rates
 from rlp_engine.doctor.libraries import Libraries, measure

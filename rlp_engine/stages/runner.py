@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlp_engine.config.rules import value_of
-from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.schema import RunConfig, value_of
 from rlp_engine.distributed.rank import RankProcess, rank_process
 from rlp_engine.distributed.world import world
 from rlp_engine.errors import ConfigError, CorruptArtifactError, DataError, RlpError

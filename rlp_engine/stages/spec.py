@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from rlp_engine.config.local_paths import HUB_ID
 from rlp_engine.run.events import EventLog
 from rlp_engine.run.layout import RunLayout, check_stage_name
 from rlp_engine.run.reporting import Reporter
@@ -18,7 +18,6 @@ from rlp_engine.run.signals import StopSignal
 
 StageFunction = Callable[["StageContext"], dict[str, Any]]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 _FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".gz", ".csv", ".txt", ".toml", ".safetensors", ".bin")
 
 
@@ -114,7 +113,7 @@ def is_remote(path: str) -> bool:
         return True
     if Path(path).expanduser().exists() or path.endswith(_FILE_SUFFIXES):
         return False
-    return _HUB_ID.fullmatch(path) is not None
+    return HUB_ID.fullmatch(path) is not None
 
 
 def check_pipeline(pipeline: Sequence[StageSpec]) -> None:

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rlp_engine.config.load import create_run, load_preset, load_run, set_values
-from rlp_engine.config.rules import value_of
-from rlp_engine.config.schema import RunConfig
+from rlp_engine.config.schema import RunConfig, value_of
 from rlp_engine.errors import ConfigError
 from rlp_engine.run.fingerprint import changes, section_values, without
 from rlp_engine.stages.pipeline import build_pipeline
