@@ -19,7 +19,8 @@ from torch import Tensor
 from benchmarks.real_preferences.data import UnlabelledSet
 from benchmarks.real_preferences.encoder import RewardModel, TextStates
 from rlp_engine.methods.bradley_terry import bradley_terry_loss
-from rlp_engine.methods.multi_view import Critic, ViewHeads, beta_at, choose_views, multi_view_loss
+from rlp_engine.methods.multi_view import beta_at, choose_views, multi_view_loss
+from rlp_engine.methods.multi_view_heads import Critic, ViewHeads
 from rlp_engine.methods.mutual_information import negative_pairs
 from rlp_engine.randomness import KeyPart, normals, permutation, torch_seed, uniforms
 

@@ -22,14 +22,8 @@ from rlp_engine.config.sections.reward import MultiViewConfig, RefineRmConfig
 from rlp_engine.data.records import PreferencePair
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world
-from rlp_engine.methods.multi_view import (
-    Critic,
-    MultiViewKind,
-    Standardise,
-    ViewHeads,
-    beta_at,
-    multi_view_loss,
-)
+from rlp_engine.methods.multi_view import MultiViewKind, beta_at, multi_view_loss
+from rlp_engine.methods.multi_view_heads import Critic, Standardise, ViewHeads
 from rlp_engine.methods.mutual_information import negative_pairs
 from rlp_engine.models.reward import RewardModel
 from rlp_engine.randomness import KeyPart, normals, torch_seed

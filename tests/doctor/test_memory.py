@@ -7,7 +7,7 @@ from rlp_engine.doctor.libraries import HEAP_LIMIT, Libraries
 from rlp_engine.doctor.machine import Gpus, free_memory, parse_gpus
 from rlp_engine.doctor.memory import heads_and_critic, stages_memory
 from rlp_engine.doctor.shapes import Models, ModelShape
-from rlp_engine.methods.multi_view import Critic, ViewHeads
+from rlp_engine.methods.multi_view_heads import Critic, ViewHeads
 from rlp_engine.stages.pipeline import build_pipeline
 
 LAYER = ("layers.0.mlp.up_proj", 4, 6)

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from rlp_engine.methods.multi_view import (
-    Critic,
-    ViewHeads,
     beta_at,
     choose_views,
     health_signs,
@@ -15,6 +13,7 @@ from rlp_engine.methods.multi_view import (
     reparameterised,
     within_share,
 )
+from rlp_engine.methods.multi_view_heads import Critic, ViewHeads
 from rlp_engine.methods.mutual_information import (
     info_nce_loss,
     jensen_shannon_bound,
