@@ -1,57 +1,22 @@
-"""Figures as inline SVG whose colours are CSS variables, so that one picture serves light and dark.
-
-Matplotlib draws with placeholder colours; `_themed` replaces them by `var(--...)` of style.css and makes
-ids unique to the figure. Text stays text: it can be selected, and no font is embedded.
-"""
+"""The figures of the report: what is drawn, and where its words stand. How they become SVG is in svg.py."""
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 
-from rlp_engine.report.html import Markup, clean, escape
+from rlp_engine.report.html import Markup, clean
+from rlp_engine.report.svg import INK, MUTED, SERIES, STYLE, SURFACE, new_figure, svg_of
 
-INK, MUTED, GRID, SURFACE, NEUTRAL = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05"
-SERIES = ["#0a0c00"] + [f"#0a0c{i:02x}" for i in range(1, 9)]
-_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", SURFACE: "surface", NEUTRAL: "neutral"} | {
-    placeholder: f"series-{i}" for i, placeholder in enumerate(SERIES)
-}
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "rlp",  # the same data give the same bytes
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    "text.color": INK,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": MUTED,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "ytick.major.size": 0,
-    "figure.facecolor": "none",
-    "font.size": 9,
-    "lines.solid_capstyle": "round",
-}
 _SIDES_OF_A_POINT = [
     (9, 7, "left"),
     (-9, 7, "right"),
@@ -88,8 +53,8 @@ class Mark:
 
 def curves(lines: Sequence[Curve], *, name: str, title: str) -> Markup:
     """Lines over training steps. Long curves: the raw numbers pale, their moving average strong."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(3.7, 2.25)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(3.7, 2.25)
         for line in lines:
             x, y = _finite(line.x, line.y)
             style = {"color": SERIES[line.colour], "linestyle": DASHES[line.dash % len(DASHES)]}
@@ -104,13 +69,13 @@ def curves(lines: Sequence[Curve], *, name: str, title: str) -> Markup:
         axes.yaxis.set_major_formatter(FuncFormatter(_short))
         axes.set_xlabel("step")
         _widen_flat(axes)
-        return _svg(figure, name, f"{title} over training steps: {', '.join(line.label for line in lines)}")
+        return svg_of(figure, name, f"{title} over training steps: {', '.join(line.label for line in lines)}")
 
 
 def forest(marks: Sequence[Mark], *, name: str, title: str, x_label: str, zero: float) -> Markup:
     """Values with intervals, one a row, and a line at `zero`: where there is no difference."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(7.4, 0.75 + 0.34 * len(marks))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(7.4, 0.75 + 0.34 * len(marks))
         axes.axvline(zero, color=MUTED, linewidth=1)
         for row, mark in enumerate(marks):
             axes.plot([mark.low, mark.high], [row, row], color=SERIES[mark.colour], linewidth=2)
@@ -119,14 +84,14 @@ def forest(marks: Sequence[Mark], *, name: str, title: str, x_label: str, zero: 
         axes.set_ylim(len(marks) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(x_label)
-        return _svg(figure, name, title)
+        return svg_of(figure, name, title)
 
 
 def grouped_forest(groups: Sequence[tuple[str, Sequence[Mark]]], *, name: str, title: str, x_label: str) -> Markup:
     """Values with intervals in groups: one group a row, its marks below each other in the same order everywhere."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         most = max(len(marks) for _, marks in groups)
-        figure, axes = _figure(7.4, 0.8 + len(groups) * (0.2 + 0.13 * most))
+        figure, axes = new_figure(7.4, 0.8 + len(groups) * (0.2 + 0.13 * most))
         step = 0.8 / most
         for row, (_, marks) in enumerate(groups):
             for place, mark in enumerate(marks):
@@ -136,7 +101,7 @@ def grouped_forest(groups: Sequence[tuple[str, Sequence[Mark]]], *, name: str, t
         axes.set_yticks(range(len(groups)), [clean(label) for label, _ in groups], color=INK)
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.set_xlabel(x_label)
-        return _svg(figure, name, title)
+        return svg_of(figure, name, title)
 
 
 def scatter(
@@ -149,8 +114,8 @@ def scatter(
     y_label: str,
 ) -> Markup:
     """(mark, x): the mark's value and interval upwards, its label, if any, beside it; a line joins `joined` ones."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(7.4, 3.4)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(7.4, 3.4)
         for line in joined:
             xs, ys = [x for _, x in line], [mark.value for mark, _ in line]
             axes.plot(xs, ys, color=SERIES[line[0][0].colour], linewidth=1.4, alpha=0.8)
@@ -161,15 +126,15 @@ def scatter(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         _label_points(figure, axes, [(mark.label, x, mark.value) for mark, x in marks])
-        return _svg(figure, name, title)
+        return svg_of(figure, name, title)
 
 
 def bars(
     values: Sequence[tuple[str, float | None, int]], *, name: str, title: str, base: tuple[str, float] | None = None
 ) -> Markup:
     """One bar an entry (label, value, colour), its number right of it; `base` = a dashed line and what it is."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(3.7, 0.6 + 0.36 * len(values))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(3.7, 0.6 + 0.36 * len(values))
         known = [value for _, value, _ in values if value is not None and math.isfinite(value)]
         for row, (_, value, colour) in enumerate(values):
             if value is not None and math.isfinite(value):
@@ -194,7 +159,7 @@ def bars(
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_formatter(FuncFormatter(_short))
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        return _svg(figure, name, title)
+        return svg_of(figure, name, title)
 
 
 def stacked_histogram(
@@ -206,8 +171,8 @@ def stacked_histogram(
     gamma: float | None,
 ) -> Markup:
     """Prompts per confidence, stacked by (reason, colour); a line just below the threshold `gamma`."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(7.4, 2.7)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(7.4, 2.7)
         at = sorted(counts)
         step = min((b - a for a, b in itertools.pairwise(at)), default=0.1)
         bottom = np.zeros(len(at))
@@ -232,14 +197,7 @@ def stacked_histogram(
         axes.set_ylabel("prompts")
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(axis="x", visible=False)
-        return _svg(figure, name, title)
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Width and height in inches; no pyplot, so that nothing global is touched."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    return figure, figure.add_subplot()
+        return svg_of(figure, name, title)
 
 
 def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
@@ -290,24 +248,3 @@ def _short(value: float, _position: int | None = None) -> str:
     if value and (abs(value) >= 1e5 or abs(value) < 1e-3):
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:,.6g}".replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "−")
-
-
-def _svg(figure: Figure, name: str, label: str) -> Markup:
-    """The figure as an <svg> element. `name` is ours, unique on the page; `label` is read aloud."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _themed(buffer.getvalue(), name, label)
-
-
-def _themed(svg: str, name: str, label: str) -> Markup:
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
-    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 var(--font)", svg)
-    for placeholder, variable in _VARIABLES.items():
-        svg = svg.replace(placeholder, f"var(--{variable})")
-    return Markup(svg)

@@ -4,16 +4,11 @@ DeepSpeed is called directly and not through accelerate. accelerate keeps one De
 a process, and a run's stages differ in theirs; and its `backward` also steps, which leaves no moment to refuse a
 loss that is not finite.
 
-The engine's module is a shell around the group's modules whose forward pass calls a loss share: so the tasks
-use their models as in one process, and ZeRO-3's hooks on every layer see one forward pass after another.
-
 Further groups (the heads of UML) are small. They stay whole on every rank, and their gradients are summed.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,8 +20,7 @@ from torch import Tensor, nn
 from rlp_engine.config.sections.model import DeepSpeedConfig
 from rlp_engine.config.sections.training import OptimizerConfig
 from rlp_engine.distributed.world import world
-from rlp_engine.errors import ModelError
-from rlp_engine.training.deepspeed_settings import deepspeed_settings
+from rlp_engine.training.deepspeed_engine import Shell, flat_partitions, new_engine
 from rlp_engine.training.health import check_metrics
 from rlp_engine.training.optimizer import (
     COUNT,
@@ -39,17 +33,6 @@ from rlp_engine.training.optimizer import (
     learning_rate_at,
     require_same_shapes,
 )
-
-
-class _Shell(nn.Module):
-    """The modules that the engine trains; a forward pass is a loss share, computed with them."""
-
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleDict(modules)
-
-    def forward(self, share: LossShare) -> Tensor:
-        return share()
 
 
 class DeepSpeedUpdater:
@@ -69,7 +52,7 @@ class DeepSpeedUpdater:
         self.config, self.total_steps = config, total_steps
         self._group, *others = groups
         self._replicated = _Replicated(others, config, total_steps, device) if others else None
-        shell = _Shell(self._group.modules)
+        shell = Shell(self._group.modules)
         self._names = {
             f"{module_name}.{name}": parameter
             for module_name, module in self._group.modules.items()
@@ -82,9 +65,9 @@ class DeepSpeedUpdater:
         # forward pass. Their float32 copies, which AdamW works on, are what a checkpoint holds.
         dtypes = {parameter.dtype for parameter in shell.parameters()}
         dtype = torch.bfloat16 if torch.bfloat16 in dtypes else torch.float32
-        self.engine = _engine(shell, list(self._names.values()), config, deepspeed, dtype)
+        self.engine = new_engine(shell, list(self._names.values()), config, deepspeed, dtype)
         self._zero_stage = self.engine.zero_optimization_stage()
-        self._flat = _flat_partitions(self.engine.optimizer)
+        self._flat = flat_partitions(self.engine.optimizer)
         for tensor in self._flat:  # as in one process: a checkpoint can be restored before the first step
             self._state[tensor] = {"exp_avg": torch.zeros_like(tensor), "exp_avg_sq": torch.zeros_like(tensor)}
         self._set_count(0.0)
@@ -275,53 +258,3 @@ def new_updater(
     if world().launched:
         return DeepSpeedUpdater(groups, config, total_steps, device, deepspeed or DeepSpeedConfig())
     return Updater(groups, config, total_steps, device)
-
-
-def _engine(
-    shell: nn.Module,
-    parameters: list[nn.Parameter],
-    config: OptimizerConfig,
-    deepspeed: DeepSpeedConfig,
-    dtype: torch.dtype,
-) -> Any:
-    module = _import_deepspeed()
-    settings = deepspeed_settings(config, deepspeed, dtype)
-    arguments = {
-        "lr": config.learning_rate,
-        "betas": config.adam_betas,
-        "eps": config.adam_epsilon,
-        "weight_decay": config.weight_decay,
-    }
-    offload = settings["zero_optimization"].get("offload_optimizer", {}).get("device", "none")
-    if offload == "none":
-        optimizer: Any = torch.optim.AdamW(parameters, **arguments, fused=True)
-    else:
-        from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-        optimizer = DeepSpeedCPUAdam(parameters, **arguments, adamw_mode=True)
-    engine, *_ = module.initialize(model=shell, optimizer=optimizer, config=settings)
-    return engine
-
-
-def _import_deepspeed() -> Any:
-    try:
-        import deepspeed
-        import deepspeed.ops
-    except ImportError as error:
-        raise ModelError(
-            "training in many processes needs DeepSpeed", found=str(error), mend="pip install 'rlp[deepspeed]'"
-        ) from error
-    deepspeed.utils.logger.setLevel(logging.WARNING)
-    # DeepSpeed calls torch's collectives by names that torch renames: nothing that a user could mend.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
-    if not torch.cuda.is_available():
-        # An optional collective, compiled at the first start on a CPU; a killed build blocks all later ones.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
-
-
-def _flat_partitions(optimizer: Any) -> list[Tensor]:
-    """The flat float32 tensors that AdamW works on at this rank."""
-    if hasattr(optimizer, "fp32_partitioned_groups_flat"):  # stage 3
-        return list(optimizer.fp32_partitioned_groups_flat)
-    return list(optimizer.single_partition_of_fp32_groups)
