@@ -22,7 +22,7 @@ from rlp_engine.run.disk import Writing
 def save_module(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """save_pretrained of the merged weights and of the tokenizer; the live module keeps its adapters.
 
-    The config names the pad token (`loading.ensure_pad_token`), by which plain sequence classifiers find
+    The config names the pad token (`special_tokens.ensure_pad_token`), by which plain sequence classifiers find
     the last token. Weights keep their live dtype. Files: config.json, *.safetensors, tokenizer files.
     """
     # save_pretrained empties the dict it is given; merged_state makes a new one each time.

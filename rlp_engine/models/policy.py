@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.errors import ModelError
 from rlp_engine.models.export import save_module
-from rlp_engine.models.loading import ensure_pad_token, eos_ids, load_module, load_tokenizer
+from rlp_engine.models.loading import load_module, load_tokenizer
+from rlp_engine.models.special_tokens import ensure_pad_token, eos_ids
 
 
 @dataclass

@@ -20,8 +20,9 @@ from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import ModelError
 from rlp_engine.models.export import save_module
 from rlp_engine.models.inputs import last_live_index, model_inputs, position_limit
-from rlp_engine.models.loading import ensure_pad_token, hidden_size, load_config, load_module, load_tokenizer
+from rlp_engine.models.loading import hidden_size, load_config, load_module, load_tokenizer
 from rlp_engine.models.pairs import PairRows, can_pack, is_worth_packing, pack_pairs, pair_length, pair_states
+from rlp_engine.models.special_tokens import ensure_pad_token
 
 HEAD = "score"  # the attribute that decoder sequence classifiers of transformers keep their head in
 

@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlp_engine.config.sections.model import ModelConfig, ScratchConfig
 from rlp_engine.errors import ConfigError, DataError
-from rlp_engine.models.loading import PAD_TOKEN
 from rlp_engine.models.policy import Policy
+from rlp_engine.models.special_tokens import PAD_TOKEN
 
 EOS_TOKEN = "[EOS]"
 UNKNOWN_TOKEN = "[UNK]"

@@ -34,9 +34,9 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 
 from rlp_engine.config.sections.model import LoraConfig
 from rlp_engine.errors import CorruptArtifactError
-from rlp_engine.models.loading import ensure_pad_token
 from rlp_engine.models.lora import ADAPTER, add_lora, has_adapters
 from rlp_engine.models.reward import RewardModel
+from rlp_engine.models.special_tokens import ensure_pad_token
 from rlp_engine.models.value import ValueModel
 from rlp_engine.run.atomic import write_json
 

@@ -1,7 +1,7 @@
 """Matplotlib's figures as inline SVG whose colours are CSS variables, so that one picture serves light and dark.
 
-Matplotlib draws with placeholder colours; they are replaced by `var(--...)` of style.css and makes
-ids unique to the figure. Text stays text: it can be selected, and no font is embedded.
+Matplotlib draws with placeholder colours; they become `var(--...)` of style.css, and ids become
+unique to the figure. Text stays text: it can be selected, and no font is embedded.
 """
 
 from __future__ import annotations
