@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlp_engine.config.sections.data import DataFile
-from rlp_engine.data.sources import Fault, Row, raw_rows
+from rlp_engine.data.raw_rows import Fault, Row
+from rlp_engine.data.sources import raw_rows
 from rlp_engine.errors import DataError
 
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from rlp_engine.config.nesting import deeper_than
 from rlp_engine.data.columns import Columns, clean_text, kind_of, shown
 from rlp_engine.data.dialogues import instruction_of, is_hh_dialogue, messages_of, split_answer
+from rlp_engine.data.raw_rows import Row
 from rlp_engine.data.records import Demonstration, PreferencePair, Prompt, Sample
-from rlp_engine.data.sources import Row
 from rlp_engine.errors import DataError
 
 Kind = Literal["prompts", "demonstrations", "preferences", "samples", "outputs", "annotations"]

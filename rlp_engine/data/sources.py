@@ -12,16 +12,16 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from rlp_engine.config.local_paths import expanded, kind_at
 from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.columns import kind_of, shown
+from rlp_engine.data.opening import first_line, hub_errors, opened, refuse_what_is_no_data
+from rlp_engine.data.raw_rows import Fault, Place, Row
 from rlp_engine.data.strict_json import Parsed, StrictParser
-from rlp_engine.errors import ConfigError, DataError, ModelError, ResourceError, RlpError
+from rlp_engine.errors import DataError, ResourceError
 
 MAX_LINE_BYTES = 16 * 2**20  # of one row; a longer one is no text that a model could be trained on
 MAX_PARQUET_BYTES = 2**30  # of a compressed parquet file, after decompression: it is read whole
@@ -32,58 +32,8 @@ PIECE_BYTES = 2**20
 MAX_EXPANSION = 200
 ALWAYS_READ_BYTES = 64 * 2**20
 
-NOT_DATA = {
-    b"version https://git-lfs": ("a git-lfs pointer, not the data it stands for", "fetch the data: git lfs pull"),
-    b"\x1f\x8b": ("compressed twice", "decompress it once: gzip -d FILE"),
-    b"PK\x03\x04": ("a zip archive", "unpack it first"),
-    b"\x28\xb5\x2f\xfd": ("a zstd archive", "unpack it first: zstd -d FILE"),
-    b"\xfd7zXZ\x00": ("an xz archive", "unpack it first: xz -d FILE"),
-    b"BZh": ("a bzip2 archive", "unpack it first: bzip2 -d FILE"),
-    b"\xff\xfe": ("UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"),
-    b"\xfe\xff": ("UTF-16 text", "convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"),
-}
-
-
 # A time beyond the calendar, a time zone that nobody knows, bytes that are no UTF-8.
 _NO_PYTHON_VALUE = (ValueError, OverflowError, KeyError)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a row stands. Lines and rows count from 1; 0 = not known or the whole file."""
-
-    file: str
-    line: int = 0
-    row: int = 0
-
-    def __str__(self) -> str:
-        """FILE:LINE, and the row where lines do not tell rows apart."""
-        text = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{text} (row {self.row})" if self.row else text
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One raw row. `number` counts rows from 0 over the whole file, the faulty ones included."""
-
-    values: dict[str, Any]
-    place: Place
-    number: int
-    repeated: tuple[str, ...] = ()  # keys that the row gives twice; the last value stands in `values`
-
-    @property
-    def where(self) -> str:
-        return str(self.place)
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A row that cannot be read; `fatal` when nothing after it can be either."""
-
-    what: str
-    place: Place
-    fatal: bool = False
-    mend: str = ""
 
 
 @dataclass
@@ -127,11 +77,11 @@ def raw_rows(file: DataFile, base: Path | None = None) -> Iterator[Row | Fault]:
 
 def _file_rows(path: str, base: Path | None) -> Iterator[Row | Fault]:
     cursor = _Cursor(path)
-    with _opened(path, base) as raw:
+    with opened(path, base) as raw:
         try:
             handle = _decompressed(raw, cursor)
             head = _head(handle)
-            _refuse_what_is_no_data(path, head)
+            refuse_what_is_no_data(path, head)
             if head.startswith(b"PAR1"):
                 yield from _parquet_rows(handle, cursor)
             elif _first_character(head) == b"[":
@@ -152,54 +102,6 @@ def _file_rows(path: str, base: Path | None) -> Iterator[Row | Fault]:
             raise DataError(f"{path} cannot be read: {error.strerror or error}", where=path) from error
 
 
-@contextmanager
-def _opened(path: str, base: Path | None) -> Iterator[IO[bytes]]:
-    """The file's bytes; local, or below hf://."""
-    if path.startswith("hf://"):
-        from huggingface_hub import HfFileSystem
-
-        with _hub_errors(path), HfFileSystem().open(path, "rb") as handle:
-            yield handle
-        return
-    if "://" in path:
-        raise DataError(
-            f"{path} is not a file on this machine", want="a local file, hf://... or hub:...", mend="download it first"
-        )
-    local = local_path(path, base)
-    kind = kind_at(local)
-    if kind == "folder":
-        raise DataError(f"{path} is a folder", want="a JSONL, JSON or parquet file", mend="name one of its files")
-    if kind == "special":
-        mend = "write what comes out of it to a file first"
-        raise DataError(f"{path} is a pipe or a device, not a file", where=str(local), mend=mend)
-    if kind == "unreachable":
-        mend = "check the permissions of its folders and the length of its name"
-        raise DataError(f"{path} cannot be reached", where=str(local), mend=mend)
-    if kind == "nothing":
-        raise ConfigError(
-            f"no such file: {path}", where=str(local), mend="check the path (paths are not expanded but for ~)"
-        )
-    with _readable(local, path) as handle:
-        yield handle
-
-
-def local_path(path: str, base: Path | None) -> Path:
-    """`~` is expanded; variables are not. Relative paths start from `base`, or the working directory."""
-    return expanded(path) if base is None else base / expanded(path)
-
-
-@contextmanager
-def _readable(local: Path, path: str) -> Iterator[IO[bytes]]:
-    try:
-        handle = local.open("rb")
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be opened: {error.strerror}", where=str(local), mend="check its permissions"
-        ) from error
-    with handle:
-        yield handle
-
-
 def _decompressed(handle: IO[bytes], cursor: _Cursor) -> IO[bytes]:
     if handle.read(2) == b"\x1f\x8b":
         cursor.packed_bytes = handle.seek(0, io.SEEK_END)
@@ -217,31 +119,6 @@ def _head(handle: IO[bytes]) -> bytes:
 
 def _first_character(head: bytes) -> bytes:
     return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-
-
-def _refuse_what_is_no_data(path: str, head: bytes) -> None:
-    if not head:
-        raise DataError("the file is empty (0 bytes)", where=path, mend="check where it was made or fetched from")
-    for start, (what, mend) in NOT_DATA.items():
-        if head.startswith(start):
-            raise DataError(f"the file is {what}", where=path, mend=mend)
-    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
-        mend = "download the file itself (the raw link), not the page about it"
-        raise DataError(
-            "the file is an HTML page, not data",
-            where=path,
-            found=head.split(b"\n")[0][:60].decode("utf-8", "replace").strip(),
-            mend=mend,
-        )
-    if b"\x00" in head and not head.startswith(b"PAR1"):
-        what = "UTF-16 or UTF-32 text, or a binary file"
-        raise DataError(
-            f"{path} is {what}",
-            where=path,
-            found="NUL bytes",
-            want="UTF-8 text or parquet",
-            mend="convert it with iconv",
-        )
 
 
 def _lines(handle: IO[bytes], cursor: _Cursor) -> Iterator[Row | Fault]:
@@ -350,37 +227,17 @@ def _parquet_rows(handle: IO[bytes], cursor: _Cursor) -> Iterator[Row | Fault]:
         is_value = isinstance(error, _NO_PYTHON_VALUE) and not isinstance(error, pyarrow.ArrowException)
         what = "a value of the parquet file cannot be read" if is_value else "the parquet file is damaged"
         mend = "drop the column or write it as text" if is_value else "fetch it again"
-        yield Fault(f"{what}: {_first_line(error)[:200]}", place, fatal=True, mend=mend)
+        yield Fault(f"{what}: {first_line(error)[:200]}", place, fatal=True, mend=mend)
 
 
 def _hub_rows(file: DataFile) -> Iterator[Row | Fault]:
     import datasets
 
     name = file.path.removeprefix("hub:")
-    with _hub_errors(file.path):
+    with hub_errors(file.path):
         rows = datasets.load_dataset(name, file.hub_config or None, split=file.hub_split, streaming=True)
         for number, values in enumerate(rows):
             yield Row(dict(values), Place(file.path, row=number + 1), number)
-
-
-@contextmanager
-def _hub_errors(path: str) -> Iterator[None]:
-    """What the hub's libraries raise, in our words. Their errors derive from OSError or ValueError."""
-    try:
-        yield
-    except RlpError:
-        raise
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"the hub has no {path}, or it is private", found=_first_line(error), mend="check the name; hf auth login"
-        ) from error
-    except (OSError, ValueError) as error:
-        mend = "check hub_config, hub_split and the network, or download the file and give its path"
-        raise ModelError(f"{path} could not be read from the hub", found=_first_line(error), mend=mend) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _not_utf8(error: UnicodeDecodeError, before: int = 0) -> str:

@@ -120,6 +120,7 @@ def refuse_fetched_kernels(config: PreTrainedConfig, place: str) -> None:
 
 
 def refuse_folder_without_safetensors(place: str) -> None:
+    """Raises ModelError: no weights, pickled ones, or an adapter. A hub id is let be."""
     folder = Path(place)
     if (folder / "adapter_config.json").exists():  # transformers would follow it to its base model and to its weights
         raise adapter_error(place)

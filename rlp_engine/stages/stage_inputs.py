@@ -7,6 +7,7 @@ from rlp_engine.config.schema import RunConfig
 from rlp_engine.config.sections.judging import JudgeConfig
 from rlp_engine.stages.spec import StageInput
 
+# Sections that every stage reads that trains.
 TRAINING = ("seed", "model", "compute", "deepspeed", "checkpoint", "log")
 TEST_SETS = "test_sets"  # the folder of prepare's output with the rows of each of data.test_sets
 
@@ -27,14 +28,17 @@ def answering(config: RunConfig) -> tuple[str, ...]:
 
 
 def rows(table: str) -> StageInput:
+    """The typed rows that `prepare` made of a table of [data]."""
     return StageInput(table, stage="prepare", path=f"{table}.jsonl")
 
 
 def rows_of_test_set(name: str) -> StageInput:
+    """Those of one of data.test_sets."""
     return StageInput(f"test-set:{name}", stage="prepare", path=f"{TEST_SETS}/{name}.jsonl")
 
 
 def external(name: str, path: str) -> tuple[StageInput, ...]:
+    """A file, a folder or a hub id from outside the run; none when the key is empty."""
     return (StageInput(name, path=path),) if path else ()
 
 
@@ -51,6 +55,7 @@ def annotator_inputs(names: list[str]) -> tuple[StageInput, ...]:
 
 
 def judge_sections(judge: JudgeConfig) -> tuple[str, ...]:
+    """Sections of the config that a judge reads, besides its own keys."""
     return ("judge",) if judge.kind == "server" else ()
 
 

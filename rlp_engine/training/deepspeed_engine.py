@@ -39,6 +39,11 @@ def new_engine(
     deepspeed: DeepSpeedConfig,
     dtype: torch.dtype,
 ) -> Any:
+    """DeepSpeed's engine over `parameters` of the shell, with AdamW where its state lives.
+
+    Raises:
+        ModelError: DeepSpeed is not installed.
+    """
     module = _import_deepspeed()
     settings = deepspeed_settings(config, deepspeed, dtype)
     arguments = {
