@@ -16,9 +16,10 @@ from typing import Any
 from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.columns import Columns, check_fields
 from rlp_engine.data.cross_checks import CrossChecks
-from rlp_engine.data.raw_rows import Fault, Place, Row
+from rlp_engine.data.raw_rows import Fault, LeftOut, Place, Row
+from rlp_engine.data.records import Record
 from rlp_engine.data.selection import selected_rows
-from rlp_engine.data.shapes import SHAPES, WANTED, Kind, LeftOut, Record
+from rlp_engine.data.shapes import SHAPES, WANTED, Kind
 from rlp_engine.errors import DataError
 
 LISTED = 100  # problems, warnings and notes that a report lists; all are counted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import reprlib
 from collections.abc import Mapping
 from itertools import islice
@@ -128,3 +129,21 @@ def kind_of(value: Any) -> str:
         if value is None
         else names.get(type(value), "binary" if isinstance(value, bytes) else type(value).__name__)
     )
+
+
+def identifier(columns: Columns, ours: str) -> str:
+    """The id that a row gives itself, text or a whole number; "" when there is none."""
+    value = columns.get(ours)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise DataError(f"`{columns.name(ours)}` is {'empty' if value == '' else kind_of(value)}, want an id")
+    return clean_text(str(value), ours)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that float64 holds; NaN, infinities and larger whole numbers are none."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False

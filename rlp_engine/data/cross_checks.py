@@ -7,9 +7,9 @@ import hashlib
 from collections.abc import Iterator, Mapping
 
 from rlp_engine.data.columns import Columns, kind_of, shown
+from rlp_engine.data.pair_shapes import pair_id
 from rlp_engine.data.raw_rows import Place, Row
-from rlp_engine.data.records import Demonstration, PreferencePair, Prompt
-from rlp_engine.data.shapes import ModelOutput, Record, pair_id
+from rlp_engine.data.records import Demonstration, ModelOutput, PreferencePair, Prompt, Record
 from rlp_engine.errors import DataError
 
 SPLITS = (

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.columns import Columns, check_fields, kind_of
+from rlp_engine.data.pair_shapes import preference_of
+from rlp_engine.data.prompt_shapes import prompt_id
 from rlp_engine.data.raw_rows import Fault, Row
 from rlp_engine.data.selection import selected_rows
-from rlp_engine.data.shapes import preference_of, prompt_id
 from rlp_engine.errors import DataError
 
 

@@ -1,4 +1,4 @@
-"""A raw row of a source, its place, and a row that cannot be read."""
+"""A raw row of a source, its place, and a row that cannot be read or is of no use."""
 
 from __future__ import annotations
 
@@ -42,3 +42,11 @@ class Fault:
     place: Place
     fatal: bool = False
     mend: str = ""
+
+
+class LeftOut(Exception):
+    """The row is sound, and no use: it is left out, and the reason is told."""
+
+    def __init__(self, why: str, *, counts_as_good: bool = False) -> None:
+        super().__init__(why)
+        self.counts_as_good = counts_as_good

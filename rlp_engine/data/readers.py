@@ -16,9 +16,9 @@ import numpy as np
 from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.check import Reading
 from rlp_engine.data.raw_rows import Fault, Row
-from rlp_engine.data.records import Demonstration, PreferencePair, Prompt, Sample
+from rlp_engine.data.records import Annotation, Demonstration, ModelOutput, PreferencePair, Prompt, Sample, SampleSet
 from rlp_engine.data.selection import selected_rows
-from rlp_engine.data.shapes import Annotation, Kind, ModelOutput, SampleSet
+from rlp_engine.data.shapes import Kind
 from rlp_engine.errors import DataError
 from rlp_engine.randomness import generator
 

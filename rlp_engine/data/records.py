@@ -1,4 +1,4 @@
-"""The rows that stages hand to each other, one JSON object a line.
+"""The rows that stages hand to each other, one JSON object a line, and those that only users bring.
 
 Frozen dataclasses, validated where they are read (`readers.py`); inside the engine they are trusted.
 `prompt_id` is text from the user's data and never becomes a path.
@@ -55,3 +55,36 @@ class Sample:
     token_ids: list[int]
     finish_reason: str  # "stop" (EOS) or "length"
     logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSet:
+    """Several answers of one policy to one instruction (AlpacaFarm's multisamples)."""
+
+    prompt: Prompt
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """One answer of a named model (AlpacaEval's model_outputs.json)."""
+
+    prompt: Prompt
+    output: str
+    generator: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """A judgement of two answers (AlpacaEval): 1 = the first is better, 2 = the second, 1.5 = a draw."""
+
+    prompt: Prompt
+    output_1: str
+    output_2: str
+    preference: float
+    generator_1: str = ""
+    generator_2: str = ""
+    annotator: str = ""
+
+
+Record = Prompt | Demonstration | PreferencePair | SampleSet | Sample | ModelOutput | Annotation

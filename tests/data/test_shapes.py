@@ -14,9 +14,8 @@ from rlp_engine.data.readers import (
     load_prompts,
     load_samples,
 )
-from rlp_engine.data.records import Demonstration, PreferencePair, Prompt, Sample
+from rlp_engine.data.records import Annotation, Demonstration, ModelOutput, PreferencePair, Prompt, Sample, SampleSet
 from rlp_engine.data.rows import write_jsonl
-from rlp_engine.data.shapes import Annotation, ModelOutput, SampleSet
 from rlp_engine.errors import ConfigError, DataError
 
 

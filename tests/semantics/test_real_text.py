@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.readers import load_samples
-from rlp_engine.data.shapes import SampleSet
+from rlp_engine.data.records import SampleSet
 from rlp_engine.methods.entailment_clusters import Label, cluster, equivalent
 from rlp_engine.semantics.cluster import cluster_prompts
 from rlp_engine.semantics.embedding import load_embedding

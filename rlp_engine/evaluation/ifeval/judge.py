@@ -1,6 +1,7 @@
 """A judge that needs no model: the share of a prompt's demands that an answer meets.
 
-`Prompt.meta["demands"]` holds them as `data/shapes.py` reads IFEval's columns: [{"id": ..., argument: value, ...}].
+`Prompt.meta["demands"]` holds them as `data/prompt_shapes.py` reads IFEval's columns:
+[{"id": ..., argument: value, ...}].
 """
 
 from __future__ import annotations
