@@ -25,7 +25,7 @@ FREE = {"rlp_engine"}  # the package itself: its version
 TORCH_FREE = {"rlp_cli", "run", "config", "errors", "randomness", "safe_text"}
 LIGHT_STAGES = {  # `rlp status` imports these
     *("pipeline", "stage_inputs", "branches", "required_data"),
-    *("spec", "plan", "selection", "runner", "group"),
+    *("spec", "plan", "selection", "input_checks", "runner", "group"),
 }
 HEAVY = {"torch", "transformers", "accelerate", "peft", "datasets", "sklearn"}
 

@@ -4,37 +4,33 @@ from __future__ import annotations
 
 import sys
 import time
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlp_engine.config.schema import RunConfig, value_of
-from rlp_engine.distributed.rank import RankProcess, rank_process
+from rlp_engine.distributed.rank import rank_process
 from rlp_engine.distributed.world import world
-from rlp_engine.errors import ConfigError, CorruptArtifactError, DataError, RlpError
+from rlp_engine.errors import ConfigError, CorruptArtifactError, DataError
+from rlp_engine.run.accelerator import cuda_in_use, device_peak, reset_device_peak
 from rlp_engine.run.adopt import adopt, find_same_work
-from rlp_engine.run.atomic import remove_temporaries, temporary_name
-from rlp_engine.run.attempt import FORCED, Attempt, complete, corrupt, finish_commit
+from rlp_engine.run.attempt import FORCED, Attempt, complete, finish_commit
 from rlp_engine.run.events import EventLog
 from rlp_engine.run.exit_reasons import LostRanksInWords
 from rlp_engine.run.fingerprint import DigestCache
 from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.lock import RunLock
-from rlp_engine.run.manifest import OTHER_CONTENT, current_versions
-from rlp_engine.run.reporting import LogReporter, NullReporter, Reporter, TeeReporter
+from rlp_engine.run.log_files import log_files
+from rlp_engine.run.reporting import NullReporter, Reporter, TeeReporter
 from rlp_engine.run.resources import ResourcesInWords, release_memory
 from rlp_engine.run.signals import StopSignal
 from rlp_engine.stages.group import Leader, leader
+from rlp_engine.stages.input_checks import check_made, check_sources, other_versions
 from rlp_engine.stages.plan import SAFE_KEYS, PlannedStage, plan_chosen, resolve
 from rlp_engine.stages.selection import Chosen, Selection
-from rlp_engine.stages.spec import ConfigView, StageContext, StageSpec, input_paths, is_remote
-
-__all__ = ["Selection", "StageStatus", "execute"]
-
-_NUMERIC_PACKAGES = ("torch", "transformers", "rlp")
+from rlp_engine.stages.spec import ConfigView, StageContext, StageSpec, input_paths
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ def execute(
         stop = stack.enter_context(group.stop_signal(layout))
         lock = stack.enter_context(RunLock(layout.lock))
         stop.before_exit(lock.abandon)
-        number, log = stack.enter_context(_log_files(layout, rank))
+        number, log = stack.enter_context(log_files(layout, rank))
         reporter = group.hears(TeeReporter(reporter, log))
         logs = layout.attempt_logs(number)
         stack.enter_context(LostRanksInWords(None if group.is_alone else logs, 0))
@@ -190,7 +186,10 @@ class _Session:
         events = self.events.bound(stage=name)
         for note in stage.notes:
             self.reporter.warn(note)
-        self._warn_of_other_versions(spec)
+        if other := other_versions(self.layout, spec):
+            source, versions = other
+            self.reporter.warn(f"{source} was made with other versions: {', '.join(versions)}")
+            self.events.append("other versions", stage=name, input=source, versions=versions)
         self.reporter.stage_started(name, stage.will, stage.because)
         started = time.monotonic()
         attempt = Attempt(
@@ -203,7 +202,7 @@ class _Session:
             events=self.events,
             world_size=world().size,
         )
-        self._check_made(spec)
+        check_made(self.layout, self.digests, spec)
         lower = memory_keys(self.config, spec)
         release_memory()  # what earlier stages of this process left
         reset_device_peak()
@@ -229,7 +228,7 @@ class _Session:
                 self.group.start(name)
             summary = spec.load()(context)
             self.group.finish(self.reporter)
-            self._check_sources(stage)
+            check_sources(self.digests, stage)
             self.lock.check()
             manifest = attempt.commit(
                 summary,
@@ -242,48 +241,6 @@ class _Session:
         events.append("finished", seconds=round(seconds, 3), fingerprint=stage.fingerprint)
         self.reporter.stage_finished(name, seconds, manifest.summary)
         return StageStatus(name, "done", stage.will, stage.because, seconds, manifest.summary)
-
-    def _check_made(self, spec: StageSpec) -> None:
-        """Nothing is built on an output that is not what its stage made; the plan has looked at sizes only.
-
-        Read are files whose size, times and inode are not those of when they were read last.
-        """
-        for item in spec.inputs:
-            found = complete(self.layout, item.stage) if item.stage else None
-            for name, record in found.manifest.below(item.path).items() if found else ():
-                if self.digests.of(found.folder / name) != record.sha256:
-                    raise corrupt(self.layout, item.stage, found.folder, [f"{name} {OTHER_CONTENT}"])
-
-    def _check_sources(self, stage: PlannedStage) -> None:
-        """A file that changed while the stage read it would be recorded under the digest of its old content."""
-        for item in stage.spec.inputs:
-            if item.stage or is_remote(item.path):
-                continue
-            try:
-                digest = self.digests.of(Path(item.path).expanduser())
-            except OSError:  # gone, but what the stage read is what was hashed
-                continue
-            if digest != stage.work.inputs[item.name].digest:
-                raise DataError(
-                    f"{item.path} changed while {stage.spec.name} read it",
-                    where=str(Path(item.path).expanduser().absolute()),
-                    mend="leave it as it is during the run, and run again",
-                )
-
-    def _warn_of_other_versions(self, spec: StageSpec) -> None:
-        now = current_versions()
-        for item in spec.inputs:
-            found = complete(self.layout, item.stage) if item.stage else None
-            then = found.manifest.versions if found else {}
-            other = [
-                f"{package} {then[package]} -> {now[package]}"
-                for package in _NUMERIC_PACKAGES
-                if package in then and package in now and then[package] != now[package]
-            ]
-            if other:
-                self.reporter.warn(f"{item.stage} was made with other versions: {', '.join(other)}")
-                self.events.append("other versions", stage=spec.name, input=item.stage, versions=other)
-                return
 
 
 def memory_keys(config: RunConfig, spec: StageSpec) -> list[str]:
@@ -317,56 +274,9 @@ def _untouched(stage: PlannedStage) -> StageStatus:
     return StageStatus(stage.spec.name, stage.status, "skip", stage.because)
 
 
-@contextmanager
-def _log_files(layout: RunLayout, rank: RankProcess | None) -> Iterator[tuple[int, LogReporter]]:
-    """A new folder for this launch, or the one that its launcher's parent made, and `latest` pointing to it."""
-    number = rank.attempt if rank and rank.attempt else layout.new_attempt()
-    folder = layout.attempt_logs(number)
-    if rank:
-        rank.logs_are_in(folder)
-    remove_temporaries(layout.logs)
-    with suppress(OSError):  # only for people, and some file systems have no links
-        latest = layout.logs / "latest"
-        if latest.is_dir() and not latest.is_symlink():  # the run was copied by something that follows links
-            latest.rename(layout.logs / f"latest-before-{number}")
-        link = temporary_name(latest)
-        link.symlink_to(folder.name)
-        link.replace(latest)
-    log = LogReporter(folder / "rank_0.log")
-    try:
-        yield number, log
-    except BaseException as error:  # for whoever reads the file later; the error itself goes on
-        text = str(error) if isinstance(error, RlpError) else traceback.format_exc()
-        with suppress(OSError):
-            log.line(f"ended: {text}")
-        raise
-    finally:
-        with suppress(OSError):  # what a full disk did not take at the last line
-            log.close()
-
-
 def _platform(config: RunConfig) -> dict[str, Any]:
     """World size and device, without importing torch: a stage that used it has done so."""
-    cuda, rank = _cuda_in_use(), rank_process()
+    cuda, rank = cuda_in_use(), rank_process()
     device = cuda.get_device_name() if cuda else "cpu"
     found = {"world_size": world().size, "device": device, "system": sys.platform}
     return found | ({"launcher": rank.place.started_by, "zero_stage": config.deepspeed.zero_stage} if rank else {})
-
-
-def _cuda_in_use() -> Any | None:
-    """torch.cuda if a stage of this process has used it."""
-    torch = sys.modules.get("torch")
-    return torch.cuda if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized() else None
-
-
-def reset_device_peak() -> None:
-    """Start measuring the accelerator's memory anew; blocks that torch keeps for later go back to the driver."""
-    if cuda := _cuda_in_use():
-        cuda.empty_cache()
-        cuda.reset_peak_memory_stats()
-
-
-def device_peak() -> int | None:
-    """Most bytes of tensors on the accelerator since the last reset; None where none is used."""
-    cuda = _cuda_in_use()
-    return cuda.max_memory_allocated() if cuda else None
