@@ -30,25 +30,12 @@ from rlp_engine.config.layers import (
 )
 from rlp_engine.config.named_files import file_problems
 from rlp_engine.config.outside import read_config_text, refuse_links_outside
-from rlp_engine.config.presets import list_presets, preset_path, presets_dir
+from rlp_engine.config.presets import preset_path
 from rlp_engine.config.problems import Problem, as_error, schema_problems
 from rlp_engine.config.rules import ALPACAFARM, cross_field_problems
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.config.toml_text import KeyPath, key_lines, with_values
 from rlp_engine.errors import ConfigError, ResourceError
-
-__all__ = [
-    "Resolved",
-    "create_run",
-    "list_presets",
-    "load_preset",
-    "load_run",
-    "presets_dir",
-    "require_new",
-    "require_run",
-    "run_toml_text",
-    "set_values",
-]
 
 RUN_TOML = "run.toml"
 

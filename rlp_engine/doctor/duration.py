@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 
 from rlp_engine.config.schema import MULTI_VIEW, SYNTHESIS, RunConfig
 from rlp_engine.doctor.hardware import Rates
-from rlp_engine.doctor.memory import DRAWS_AT_ONCE, WIDTHS
+from rlp_engine.doctor.memory import DRAWS_AT_ONCE
+from rlp_engine.doctor.parts import WIDTHS
 from rlp_engine.doctor.shapes import Models, ModelShape, pair_tokens
 from rlp_engine.stages.branches import policies, reward_models
 from rlp_engine.stages.spec import StageSpec

@@ -11,7 +11,8 @@ from rlp_engine.doctor.duration import stages_seconds
 from rlp_engine.doctor.hardware import cpu_rates, gpu_rates
 from rlp_engine.doctor.libraries import Libraries, measure
 from rlp_engine.doctor.machine import Gpus, free_disk, free_memory, gpus_here
-from rlp_engine.doctor.memory import WIDTHS, StageMemory, stages_memory
+from rlp_engine.doctor.memory import StageMemory, stages_memory
+from rlp_engine.doctor.parts import WIDTHS
 from rlp_engine.doctor.shapes import Models
 from rlp_engine.doctor.table_rows import table_rows
 from rlp_engine.run.manifest import current_versions

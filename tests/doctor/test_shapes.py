@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Con
 
 from rlp_engine.config.sections.model import LoraConfig
 from rlp_engine.data.batching import pad
-from rlp_engine.doctor import memory, shapes
+from rlp_engine.doctor import memory, parts, shapes
 from rlp_engine.doctor.architecture import shape_of
 from rlp_engine.generation import cache, logprobs, native
 from rlp_engine.models import pairs
@@ -105,7 +105,7 @@ def test_numbers_that_are_written_twice_because_their_owner_imports_torch():
     assert shapes.LOGPROB_CHUNK == logprobs.CHUNK
     assert shapes.PAIR_WORTH == pairs.WORTH
     assert shapes.CACHE_RECENT == cache.RECENT
-    assert memory.REFILL_SHARE == native.REFILL_SHARE
+    assert parts.REFILL_SHARE == native.REFILL_SHARE
     assert memory.FORWARD_FACTOR == rollout.FORWARD_FACTOR
     assert memory.DRAWS_AT_ONCE == collect.SHARD_PROMPTS == evaluate_policies.SHARD_PROMPTS
 
