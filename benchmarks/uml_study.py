@@ -351,12 +351,6 @@ def shown(values: Sequence[float], signed: bool = False) -> str:
     return f"{mean:+.3f} ± {error:.3f}" if signed else f"{mean:.3f} ± {error:.3f}"
 
 
-def control_of(arm: str) -> str:
-    """D alone from the same start, for as many optimizer steps."""
-    settings = ARMS[arm]
-    return "from train-rm, D 3" if settings.start == "train-rm" else f"D {settings.epochs}"
-
-
 def tables(rows: Sequence[dict[str, Any]]) -> str:
     """Accuracies, paired differences from both controls, and what else was measured, as markdown."""
     results = {(row["arm"], row["base"], row["seed"]): row for row in rows}

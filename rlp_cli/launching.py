@@ -91,10 +91,6 @@ class Part:
     has_parent: bool = False
 
     @property
-    def is_parent(self) -> bool:
-        return self.request is not None
-
-    @property
     def says_the_end(self) -> bool:
         """Show results and errors? A parent does it for its ranks."""
         return not self.has_parent

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,24 +15,12 @@ import numpy as np
 
 from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data.check import Reading
-from rlp_engine.data.raw_rows import Fault, Row
 from rlp_engine.data.records import Annotation, Demonstration, ModelOutput, PreferencePair, Prompt, Sample, SampleSet
-from rlp_engine.data.selection import selected_rows
 from rlp_engine.data.shapes import Kind
-from rlp_engine.errors import DataError
 from rlp_engine.randomness import generator
 
 T = TypeVar("T")
 Warn = Callable[[str], None]
-
-
-def read_rows(file: DataFile, *, kind: Kind, seed: int, base: Path | None = None) -> Iterator[Row]:
-    """The raw rows of a source, after `where`, `columns_from` and `limit`, in file order.
-
-    Raises DataError at the first row that cannot be read. `kind` and `seed` decide what `limit` draws.
-    """
-    rows = _raise_on_fault(selected_rows(file, base))
-    yield from drawn(rows, file.limit, seed, kind) if file.limit else rows
 
 
 def load_prompts(
@@ -117,10 +105,3 @@ def _load(file: DataFile, kind: Kind, seed: int, base: Path | None, table: str, 
     for text in reading.told():
         tell(text)
     return drawn(records, file.limit, seed, table or kind) if file.limit else records
-
-
-def _raise_on_fault(rows: Iterable[Row | Fault]) -> Iterator[Row]:
-    for row in rows:
-        if isinstance(row, Fault):
-            raise DataError(row.what, where=str(row.place), mend=row.mend)
-        yield row

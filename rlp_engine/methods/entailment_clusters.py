@@ -70,7 +70,6 @@ class ClusterRounds:
             raise ValueError(f"same_as must name the first twin of each of {count} items, got {self._same_as}")
         self._cluster_of: dict[int, int] = {}
         self._waiting = [item for item, first in enumerate(self._same_as) if item == first]
-        self.num_questions = 0
         self.num_clusters = 0
         self._open_cluster()
 
@@ -102,7 +101,6 @@ class ClusterRounds:
         """
         if len(equivalent) != len(self._waiting):
             raise ValueError(f"want {len(self._waiting)} answers, got {len(equivalent)}")
-        self.num_questions += len(equivalent)
         for item, joins in zip(self._waiting, equivalent, strict=True):
             if joins:
                 self._cluster_of[item] = self.num_clusters - 1

@@ -51,11 +51,6 @@ def masked_mean(values: Tensor, counts: Tensor, denominator: float | None = None
     return total / (counts.sum().clamp(min=1) if denominator is None else denominator)
 
 
-def masked_std(values: Tensor, counts: Tensor) -> Tensor:
-    """Biased standard deviation (divides by N) of the entries that count; 0 when fewer than two do. Scalar float64."""
-    return _moments(values, counts)[1]
-
-
 def whiten(values: Tensor, counts: Tensor, keep_mean: bool = False) -> Tensor:
     """(x - mean) / (std + 1e-8), biased std, over the entries that count; 0 elsewhere. No gradient.
 

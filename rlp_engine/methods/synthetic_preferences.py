@@ -135,20 +135,6 @@ def choose_rlaif_pair(first: int, second: int, preference: float, rewards: Seque
     return Decision("accepted", chosen=chosen, rejected=rejected)
 
 
-def summarise_rlaif(
-    judgements: Sequence[tuple[tuple[float, float], tuple[float, float]]],
-) -> dict[str, float | int | None]:
-    """How the policy judged: was it sure, and did the order of the two answers decide?
-
-    Args:
-        judgements: (first order, second order) of each comparison, as `rlaif_preference` takes them.
-
-    Returns:
-        What `rlaif_rates` says of them.
-    """
-    return rlaif_rates(count_judgements(judgements))
-
-
 def count_judgements(judgements: Sequence[tuple[tuple[float, float], tuple[float, float]]]) -> Counter[str]:
     """Sums for `rlaif_rates`. Those of two parts add up to those of the whole."""
     first = [(_first_of_two(*one), _first_of_two(*other)) for one, other in judgements]

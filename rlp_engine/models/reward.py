@@ -193,6 +193,6 @@ def load_reward(
 def save_reward(reward_model: RewardModel, path: Path) -> None:
     """Write model (safetensors, adapters merged into a copy, the head always) and tokenizer.
 
-    Plain AutoModelForSequenceClassification reads it and gives the same scores (`export.scores_match`).
+    Plain AutoModelForSequenceClassification reads it and gives the same scores.
     """
     save_module(reward_model.model, reward_model.tokenizer, path)

@@ -52,10 +52,6 @@ class RunLayout:
         return str(self.run_dir.relative_to(here)) if self.run_dir.is_relative_to(here) else str(self.run_dir)
 
     @property
-    def run_toml(self) -> Path:
-        return self.run_dir / "run.toml"
-
-    @property
     def lock(self) -> Path:
         return self.run_dir / "lock"
 

@@ -18,7 +18,6 @@ from rlp_engine.evaluation.winrate import mean_and_standard_error
 RESAMPLES = 4000
 CONFIDENCE = 0.95
 BLOCK = 2_000_000  # numbers drawn at once: 16 MB
-CONTROLS = ("ppo", "reseed")
 
 
 @dataclass(frozen=True)

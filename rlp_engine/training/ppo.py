@@ -50,7 +50,7 @@ class PpoTask(UpdaterTask):
         reference: the frozen SFT policy; None = the policy with its adapters off (LoRA on a merged SFT policy).
         value_model: over the policy's tokens; it learns too.
         scorer: the reward model, scoring decoded text with its own tokenizer.
-        prompts: U; those longer than generation.max_prompt_tokens are dropped (`num_dropped_prompts`).
+        prompts: U; those longer than generation.max_prompt_tokens are dropped.
         seed_parts: (seed, round, stage name), the start of every random key.
         reward_mean, reward_std: of the scores of the SFT policy's samples, which PPO's scores are scaled by
             (config.reward_scale = "reference"); 0 and 1 leave them as they are.
@@ -82,7 +82,6 @@ class PpoTask(UpdaterTask):
         self.collector = Collector(
             policy, reference, value_model, scorer, template, prompts, config, generation, seed_parts
         )
-        self.num_dropped_prompts = self.collector.num_dropped
         self.agreement = HeldOutAgreement(
             policy,
             reference,

@@ -15,7 +15,8 @@ import pytest
 from rlp_engine.config.sections.data import DataFile
 from rlp_engine.data import sources
 from rlp_engine.data.check import check_file
-from rlp_engine.data.readers import drawn, load_preferences, load_prompts, read_rows
+from rlp_engine.data.readers import drawn, load_preferences, load_prompts
+from rlp_engine.data.selection import selected_rows
 from rlp_engine.errors import ConfigError, DataError, ModelError
 
 ROWS = [{"instruction": f"question {number}", "part": "ab"[number % 2]} for number in range(10)]
@@ -45,7 +46,7 @@ def test_the_same_rows_from_every_form_whatever_the_name(tmp_path, form, packed)
     path = tmp_path / "some.file"
     path.write_bytes(gzip.compress(data) if packed else data)
     assert instructions(DataFile(path=str(path))) == [row["instruction"] for row in ROWS]
-    assert [row.values["part"] for row in read_rows(DataFile(path=str(path)), kind="prompts", seed=0)] == list("ab" * 5)
+    assert [row.values["part"] for row in selected_rows(DataFile(path=str(path)), None)] == list("ab" * 5)
 
 
 def test_separators_of_unicode_do_not_end_a_line(tmp_path):
@@ -223,8 +224,6 @@ def test_limit_draws_with_the_seed_and_keeps_the_order(file):
     assert len(drawn_0) == 4
     assert any(instructions(file(limit=4), seed=seed) != drawn_0 for seed in range(1, 4))
     assert len(instructions(file(limit=99))) == 10
-    rows = read_rows(file(limit=4), kind="prompts", seed=0)
-    assert [row.values["instruction"] for row in rows] == drawn_0
 
 
 def test_limit_gives_every_item_the_same_chance():

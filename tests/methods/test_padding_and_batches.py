@@ -134,7 +134,7 @@ def test_token_rewards_and_unwhitened_advantages_of_a_row_do_not_depend_on_the_o
 
 @settings(max_examples=60, deadline=None)
 @given(batches())
-@pytest.mark.parametrize("statistic", [masked.masked_mean, masked.masked_std, masked.whiten, masked.scale_only])
+@pytest.mark.parametrize("statistic", [masked.masked_mean, masked.whiten, masked.scale_only])
 def test_masked_statistics_do_not_care_on_which_side_padding_lies(statistic: object, batch: Batch) -> None:
     values, live = spoiled(batch).logprobs, batch.live
     right, left = statistic(values, live), statistic(values.flip(1), live.flip(1))

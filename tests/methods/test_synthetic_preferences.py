@@ -10,10 +10,11 @@ from rlp_engine.methods.synthetic_preferences import (
     choose_pair,
     choose_reward_pair,
     choose_rlaif_pair,
+    count_judgements,
     draw_two,
     rlaif_preference,
+    rlaif_rates,
     summarise,
-    summarise_rlaif,
 )
 
 JUST_BELOW_1 = math.nextafter(1.0, 0.0)
@@ -192,9 +193,9 @@ def test_how_the_policy_judged_worked_by_hand():
         (logs(0.2, 0.8), logs(0.7, 0.3)),  # preference .25 = .75 for the other, agree: .2 and .7
         (logs(0.5, 0.5), logs(0.1, 0.9)),  # preference .7; the first order has none: .5 and .1
     ]
-    got = summarise_rlaif(judgements)
+    got = rlaif_rates(count_judgements(judgements))
     assert got["rlaif_asked"] == 4
     assert got["rlaif_confident_rate"] == 0.5
     assert got["rlaif_consistent_rate"] == 0.5
     assert got["rlaif_first_label"] == pytest.approx((0.9 + 0.1 + 0.8 + 0.6 + 0.2 + 0.7 + 0.5 + 0.1) / 8)
-    assert summarise_rlaif([])["rlaif_first_label"] is None
+    assert rlaif_rates(count_judgements([]))["rlaif_first_label"] is None
