@@ -25,6 +25,16 @@ def device_of(compute: ComputeConfig) -> torch.device:
     return torch.device("cuda" if use_cuda else "cpu")
 
 
+def device_name(device: torch.device) -> str:
+    """Two devices of one name compute the same bits: `NVIDIA H100 80GB HBM3`, `cpu (AVX2)`.
+
+    On a CPU torch chooses its kernels by the instructions that there are, and rounds as they do.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.backends.cpu.get_cpu_capability()})"
+
+
 def apply_threads(compute: ComputeConfig) -> None:
     """Set torch's CPU threads; 0 leaves torch's own choice."""
     if compute.cpu_threads:

@@ -33,9 +33,12 @@ from rlp_engine.run.manifest import (
     read_attempt,
     read_manifest,
     record_contents,
+    version_changes,
 )
 from rlp_engine.run.resources import peak_memory_bytes, reset_peak_memory, resident_memory_bytes
 from rlp_engine.safe_text import redact
+
+_MAY_DIFFER = "numbers may differ in the last digits"
 
 FORCED = "--force"
 """The reason of an attempt that somebody asked for although there was none."""
@@ -126,7 +129,7 @@ class Attempt:
     ) -> None:
         """`restart`: put unfinished work aside even if it is of the same fingerprint.
 
-        `world_size`: how many ranks work on it. `notice` then says what a change of that number means.
+        `world_size`: how many ranks work on it. `notices` then says what a change of that number means.
         """
         self.out = layout.partial(name)
         self.kept_aside: Path | None = None
@@ -160,6 +163,8 @@ class Attempt:
             versions=current_versions(),
             work=self._work,
             world_sizes=_with_last(previous.world_sizes if previous else [], self._world_size),
+            devices=previous.devices if previous else [],
+            other_versions=_other_versions(previous) if previous else [],
         )
         self._record.write(self.out)
         write_json(self.out / CONFIG_FILE, self._work.config)
@@ -169,13 +174,33 @@ class Attempt:
         return self
 
     @property
-    def notice(self) -> str:
-        """What is to be known of work that several world sizes did; "" if one did it all."""
-        first, *others = self._record.world_sizes
-        if not others:
-            return ""
-        later = " and ".join(_in_ranks(size) for size in others)
-        return f"numbers may differ in the last digits: begun on {_in_ranks(first)}, continued on {later}"
+    def device(self) -> str:
+        """On which the stage computes; "" until `computes_on` is told."""
+        return self._record.devices[-1] if self._record.devices else ""
+
+    def computes_on(self, device: str) -> list[str]:
+        """Note where this attempt computes. The notice that this is another device than before, when it is."""
+        if device == self.device:
+            return []
+        self._record = replace(self._record, devices=[*self._record.devices, device])
+        self._record.write(self.out)
+        return self._notice_of(self._record.devices)
+
+    @property
+    def notices(self) -> list[str]:
+        """What is to be known of work that several world sizes, devices or versions did."""
+        record = self._record
+        versions = [f"{_MAY_DIFFER}: continued with other versions: {change}" for change in record.other_versions]
+        return [
+            *self._notice_of([_in_ranks(size) for size in record.world_sizes]),
+            *self._notice_of(record.devices),
+            *versions,
+        ]
+
+    @staticmethod
+    def _notice_of(places: Sequence[str]) -> list[str]:
+        first, *later = places or [""]
+        return [f"{_MAY_DIFFER}: begun on {first}, continued on {' and '.join(later)}"] if later else []
 
     def commit(
         self,
@@ -206,7 +231,7 @@ class Attempt:
             attempts=self._record.attempt,
             start_rss_bytes=self._start_rss_bytes,
             peak_device_bytes=peak_device_bytes,
-            notices=[self.notice] if self.notice else [],
+            notices=self.notices,
         )
         manifest.write(self.out)
         finish_commit(self._layout, self._name, self._events)
@@ -233,6 +258,11 @@ class Attempt:
 def _with_last(sizes: Sequence[int], size: int) -> list[int]:
     """The world sizes so far, and this one if it is another than the last."""
     return [*sizes] if list(sizes[-1:]) == [size] else [*sizes, size]
+
+
+def _other_versions(previous: AttemptRecord) -> list[str]:
+    changes = ", ".join(version_changes(previous.versions, current_versions()))
+    return [*previous.other_versions, *([changes] if changes else [])]
 
 
 def _in_ranks(size: int) -> str:

@@ -23,6 +23,7 @@ SCHEMA = 1
 LOG_PATTERNS = (METRICS_FILE, "samples/step_*", "failed_step_*")
 OTHER_CONTENT = "has other content than when it was made"
 _OWN_FILES = {STAGE_FILE, ATTEMPT_FILE, CONFIG_FILE}
+_NUMERIC_PACKAGES = ("torch", "transformers", "rlp")
 _PACKAGES = ("rlp", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pydantic", "safetensors")
 
 
@@ -121,6 +122,8 @@ class AttemptRecord:
     versions: dict[str, str]
     work: Work
     world_sizes: list[int] = field(default_factory=lambda: [1])  # of the attempts, as they changed
+    devices: list[str] = field(default_factory=list)  # the same; empty until the stage computes
+    other_versions: list[str] = field(default_factory=list)  # `torch 2.12.0 -> 2.13.0`: changed between attempts
 
     def write(self, folder: Path) -> None:
         write_json(folder / ATTEMPT_FILE, asdict(self))
@@ -189,6 +192,15 @@ def content_problems(folder: Path, files: Mapping[str, FileRecord]) -> list[str]
             if sha256_of_file(folder / name) != record.sha256:
                 problems.append(f"{name} {OTHER_CONTENT}")
     return problems
+
+
+def version_changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """`torch 2.12.0 -> 2.13.0` for every package whose numbers may differ from one version to the next."""
+    return [
+        f"{package} {then[package]} -> {now[package]}"
+        for package in _NUMERIC_PACKAGES
+        if package in then and package in now and then[package] != now[package]
+    ]
 
 
 @functools.cache

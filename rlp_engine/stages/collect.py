@@ -40,7 +40,7 @@ def run(context: StageContext) -> dict[str, Any]:
 
 def collect_from_annotator(context: StageContext) -> dict[str, Any]:
     config = context.config
-    device = prepare_device(config.compute)
+    device = prepare_device(context)
     policy = load_policy(context.inputs["sft_policy"], config.model, device=device)
     template = PromptTemplate(config.model.template, policy.tokenizer)
     prompts = list(read_prompts(context.inputs["preference_instructions"]))

@@ -9,10 +9,9 @@ from typing import TypeVar
 
 import torch
 
-from rlp_engine.config.sections.model import ComputeConfig
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world
-from rlp_engine.models.device import apply_threads, device_of
+from rlp_engine.models.device import apply_threads, device_name, device_of
 from rlp_engine.models.reward import ResponseScorer, RewardModel, load_reward
 from rlp_engine.stages.spec import StageContext
 from rlp_engine.training.steps import Task, UpdaterTask, run_steps
@@ -22,10 +21,16 @@ Result = TypeVar("Result")
 T = TypeVar("T")
 
 
-def prepare_device(compute: ComputeConfig) -> torch.device:
-    """Set the number of CPU threads and name the device of this process."""
-    apply_threads(compute)
-    return device_of(compute)
+def prepare_device(context: StageContext) -> torch.device:
+    """Set the number of CPU threads, and find the device of this process, whose name goes to stage.json.
+
+    Raises:
+        ConfigError: if CUDA is asked for and there is none.
+    """
+    apply_threads(context.config.compute)
+    device = device_of(context.config.compute)
+    context.on_device(device_name(device))
+    return device
 
 
 def train(context: StageContext, task: Task, after_step: Callable[[int], None] | None = None) -> dict[str, float]:

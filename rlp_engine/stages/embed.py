@@ -32,7 +32,7 @@ PROMPTS = "prompts"  # names the draw of prompts that the SFT policy's and the p
 
 def run(context: StageContext) -> dict[str, Any]:
     config = context.config
-    device = prepare_device(config.compute)
+    device = prepare_device(context)
     scorer = response_scorer(
         context,
         context.inputs["reward_model"],

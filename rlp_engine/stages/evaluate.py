@@ -56,7 +56,7 @@ from rlp_engine.stages.spec import StageContext
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    device = prepare_device(context.config.compute)
+    device = prepare_device(context)
     prompts = list(read_prompts(context.inputs["instructions"]))
     judge = build_judge(context.config.evaluate.judge, context, "judge", device)
     policies, judged = judge_set(context, prompts, judge, device)

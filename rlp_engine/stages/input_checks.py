@@ -8,11 +8,9 @@ from rlp_engine.errors import DataError
 from rlp_engine.run.attempt import complete, corrupt
 from rlp_engine.run.fingerprint import DigestCache
 from rlp_engine.run.layout import RunLayout
-from rlp_engine.run.manifest import OTHER_CONTENT, current_versions
+from rlp_engine.run.manifest import OTHER_CONTENT, current_versions, version_changes
 from rlp_engine.stages.plan import PlannedStage
 from rlp_engine.stages.spec import StageSpec, is_remote
-
-_NUMERIC_PACKAGES = ("torch", "transformers", "rlp")
 
 
 def check_made(layout: RunLayout, digests: DigestCache, spec: StageSpec) -> None:
@@ -50,11 +48,7 @@ def other_versions(layout: RunLayout, spec: StageSpec) -> tuple[str, list[str]] 
     for item in spec.inputs:
         found = complete(layout, item.stage) if item.stage else None
         then = found.manifest.versions if found else {}
-        other = [
-            f"{package} {then[package]} -> {now[package]}"
-            for package in _NUMERIC_PACKAGES
-            if package in then and package in now and then[package] != now[package]
-        ]
+        other = version_changes(then, now)
         if other:
             return item.stage, other
     return None

@@ -40,7 +40,7 @@ REFERENCE_ANSWERS = 1024  # SFT answers, at most, that reward_scale = `reference
 
 def run(context: StageContext) -> dict[str, Any]:
     config = context.config
-    device = prepare_device(config.compute)
+    device = prepare_device(context)
     seed_parts = (config.seed, context.spec.params["round"], "ppo")  # siblings share it: common random numbers
     policy = load_policy(context.inputs["sft_policy"], config.model, device=device)
     template = PromptTemplate(config.model.template, policy.tokenizer)

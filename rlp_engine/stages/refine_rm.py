@@ -29,7 +29,7 @@ from rlp_engine.training.views import PolicyAnswers, view_pairs
 def run(context: StageContext) -> dict[str, Any]:
     config = context.config
     method = context.spec.params["method"]
-    device = prepare_device(config.compute)
+    device = prepare_device(context)
     seed_parts = (config.seed, context.spec.params["round"], "refine-rm")
     pairs = list(read_pairs(context.inputs["pairs"]))
     training, held_out = split_held_out(pairs, config.train_rm.held_out, config.seed)

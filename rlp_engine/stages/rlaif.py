@@ -89,7 +89,7 @@ def load_judge(context: StageContext) -> RlaifJudge | ServerRlaif:
     if config.synthesize.rlaif.engine == "server":
         return ServerRlaif(server_judge(context, config.synthesize.rlaif.annotators))
     settings = config.synthesize.rlaif
-    policy = load_policy(context.inputs["policy"], config.model, device=prepare_device(config.compute))
+    policy = load_policy(context.inputs["policy"], config.model, device=prepare_device(context))
     judge = RlaifJudge(
         policy,
         PromptTemplate(config.model.template, policy.tokenizer),

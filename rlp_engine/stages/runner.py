@@ -14,7 +14,7 @@ from rlp_engine.config.schema import RunConfig, value_of
 from rlp_engine.distributed.rank import rank_process
 from rlp_engine.distributed.world import world
 from rlp_engine.errors import ConfigError, CorruptArtifactError, DataError
-from rlp_engine.run.accelerator import cuda_in_use, device_peak, reset_device_peak
+from rlp_engine.run.accelerator import device_peak, reset_device_peak
 from rlp_engine.run.adopt import adopt, find_same_work
 from rlp_engine.run.attempt import FORCED, Attempt, complete, finish_commit
 from rlp_engine.run.events import EventLog
@@ -212,8 +212,7 @@ class _Session:
                 aside = attempt.kept_aside.relative_to(self.layout.run_dir)
                 self.reporter.line(f"{name}: unfinished work of before is kept in {aside}")
             events.append("started", will=stage.will, because=stage.because, fingerprint=stage.fingerprint)
-            if attempt.notice:
-                self.reporter.warn(f"{name}: {attempt.notice}")
+            self._warn_of(name, attempt.notices)
             context = StageContext(
                 spec=spec,
                 run_dir=self.layout.run_dir,
@@ -223,6 +222,7 @@ class _Session:
                 events=events,
                 reporter=self.reporter,
                 stop=self.stop,
+                on_device=lambda device: self._warn_of(name, attempt.computes_on(device)),
             )
             if spec.ranks == "all":
                 self.group.start(name)
@@ -233,7 +233,7 @@ class _Session:
             manifest = attempt.commit(
                 summary,
                 seed=self.config.seed,
-                platform=_platform(self.config),
+                platform=_platform(self.config, attempt.device),
                 log_patterns=spec.wall_time,
                 peak_device_bytes=device_peak(),
             )
@@ -241,6 +241,10 @@ class _Session:
         events.append("finished", seconds=round(seconds, 3), fingerprint=stage.fingerprint)
         self.reporter.stage_finished(name, seconds, manifest.summary)
         return StageStatus(name, "done", stage.will, stage.because, seconds, manifest.summary)
+
+    def _warn_of(self, name: str, notices: Sequence[str]) -> None:
+        for notice in notices:
+            self.reporter.warn(f"{name}: {notice}")
 
 
 def memory_keys(config: RunConfig, spec: StageSpec) -> list[str]:
@@ -274,9 +278,8 @@ def _untouched(stage: PlannedStage) -> StageStatus:
     return StageStatus(stage.spec.name, stage.status, "skip", stage.because)
 
 
-def _platform(config: RunConfig) -> dict[str, Any]:
-    """World size and device, without importing torch: a stage that used it has done so."""
-    cuda, rank = cuda_in_use(), rank_process()
-    device = cuda.get_device_name() if cuda else "cpu"
-    found = {"world_size": world().size, "device": device, "system": sys.platform}
+def _platform(config: RunConfig, device: str) -> dict[str, Any]:
+    """Where a stage ran; `device` is "" if it asked for none."""
+    rank = rank_process()
+    found = {"world_size": world().size, "device": device or "cpu", "system": sys.platform}
     return found | ({"launcher": rank.place.started_by, "zero_stage": config.deepspeed.zero_stage} if rank else {})

@@ -38,7 +38,7 @@ def draw(context: StageContext, source: str, folder: str, draws: int, total: int
         total: prompts there are.
     """
     config = context.config
-    policy = load_policy(context.inputs[source], config.model, device=prepare_device(config.compute))
+    policy = load_policy(context.inputs[source], config.model, device=prepare_device(context))
     template = PromptTemplate(config.model.template, policy.tokenizer)
     usable = LengthFilter(template, config.generation.max_prompt_tokens)
     answers = stage_answerer(

@@ -10,8 +10,8 @@ from rlp_engine.config.sections.model import ComputeConfig, ModelConfig
 from rlp_engine.data.records import PreferencePair
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.evaluation.pair_report import report, scored
+from rlp_engine.models.device import apply_threads, device_of
 from rlp_engine.models.reward import ResponseScorer, load_reward
-from rlp_engine.stages.common import prepare_device
 
 CHUNK_PAIRS = 128  # scored between two reports of progress
 
@@ -37,7 +37,8 @@ def score_pairs(
         ModelError: the model cannot be used.
         DataError: a reward is not finite, or there is no pair.
     """
-    device = prepare_device(compute)
+    apply_threads(compute)
+    device = device_of(compute)
     reward_model = load_reward(source, model, device=device)
     template = PromptTemplate(model.template, reward_model.tokenizer)
     scorer = ResponseScorer(reward_model, template, microbatch=microbatch, max_length=max_length)

@@ -22,7 +22,7 @@ from rlp_engine.training.sft import SftTask
 
 def run(context: StageContext) -> dict[str, Any]:
     config = context.config
-    device = prepare_device(config.compute)
+    device = prepare_device(context)
     demonstrations = list(read_demonstrations(context.inputs["demonstrations"]))
     policy = starting_policy(context, demonstrations, device)
     parameters = sum(parameter.numel() for parameter in policy.model.parameters())  # of the model that is saved

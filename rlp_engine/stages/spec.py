@@ -56,6 +56,10 @@ class StageSpec:
         return getattr(import_module(module), attribute)
 
 
+def _not_noted(device: str) -> None:
+    """Of followers, whose leader's device is the stage's."""
+
+
 @dataclass(frozen=True)
 class StageContext:
     """All that a stage's function knows. It returns its headline numbers, JSON-able, for stage.json."""
@@ -68,6 +72,7 @@ class StageContext:
     events: EventLog  # events.jsonl, with the stage's name in every record
     reporter: Reporter
     stop: StopSignal
+    on_device: Callable[[str], None] = _not_noted  # to be told where the stage computes, for stage.json
 
 
 class ConfigView:

@@ -178,7 +178,7 @@ def load_equivalence(context: StageContext) -> Equivalence:
         equivalence = equivalence.model_copy(update={"model": str(context.inputs["equivalence_model"])})
     return build_equivalence(
         equivalence,
-        device=prepare_device(config.compute),
+        device=prepare_device(context),
         same_meaning=World(config.sandbox).same_meaning if equivalence.kind == "sandbox" else None,
         answers=nli_answers(context, equivalence.model) if equivalence.kind == "nli" else None,
         after_forward=lambda: context.stop.check(f"{context.spec.name}; what the NLI model answered is kept"),

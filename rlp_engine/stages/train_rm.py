@@ -18,7 +18,7 @@ from rlp_engine.training.pairs import PairsTask
 
 def run(context: StageContext) -> dict[str, Any]:
     config = context.config
-    device = prepare_device(config.compute)
+    device = prepare_device(context)
     seed_parts = (config.seed, 0, "train-rm")
     pairs = list(read_pairs(context.inputs["pairs"]))
     training, held_out = split_held_out(pairs, config.train_rm.held_out, config.seed)
