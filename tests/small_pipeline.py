@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import pytest
 
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.run.atomic import write_bytes, write_json, write_text
-from rlp_engine.run.events import MetricsLog
+from rlp_engine.run.events import EventLog, MetricsLog
+from rlp_engine.run.reporting import NullReporter
+from rlp_engine.stages.runner import execute
 from rlp_engine.stages.spec import StageContext, StageInput, StageSpec
 
 STEPS = 6
@@ -166,3 +169,38 @@ def sigkill_at(point: int, folder: Path) -> None:
 def _is_for_writing(arguments: tuple) -> bool:
     _, mode, flags = arguments
     return any(letter in (mode or "") for letter in "wax+") or bool((flags or 0) & (os.O_WRONLY | os.O_RDWR))
+
+
+class Lines(NullReporter):
+    """Keeps what people would read."""
+
+    def __init__(self):
+        self.lines, self.warnings, self.started = [], [], []
+
+    def line(self, text):
+        self.lines.append(text)
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+    def stage_started(self, name, will, because):
+        self.started.append((name, will, because))
+
+
+def uninterrupted(tmp_path: Path, stages) -> dict[str, str]:
+    folder = tmp_path / "uninterrupted"
+    folder.mkdir()
+    execute(folder, stages, config())
+    return outputs(folder)
+
+
+def events(run_dir: Path, *kinds: str) -> list[tuple[str, str]]:
+    found = EventLog(run_dir / "events.jsonl").read()
+    return [(event["event"], event.get("stage", "")) for event in found if event["event"] in kinds]
+
+
+def with_function(stages, index, function):
+    stages[index] = replace(
+        stages[index], function=f"{function.__module__}:{function.__name__}", sections=("ppo", "generation")
+    )
+    return stages

@@ -154,3 +154,13 @@ def test_every_public_module_says_what_it_is_for():
     for path in sources():
         if path.stat().st_size:
             assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_only_three_modules_say_that_text_is_safe_html():
+    makers = {
+        shown(path)
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Markup"
+    }
+    assert makers == {f"rlp_engine/report/{name}.py" for name in ("html", "svg", "page")}

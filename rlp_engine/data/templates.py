@@ -39,7 +39,7 @@ _TEMPLATE_ERRORS = (
     TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError, MemoryError,
 )  # fmt: skip
 
-# Private-use characters around a control token that stands in user text of a chat (see `_marked`).
+# Private-use characters around a control token that stands in user text of a chat (see `_marked_text`).
 MARK_OPEN, MARK_CLOSE = "\U000ffff0", "\U000ffff1"
 
 

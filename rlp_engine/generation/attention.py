@@ -2,7 +2,7 @@
 
 transformers calls a registered function by name for every architecture that goes through its attention
 interface. A probe tells whether a model does, and asks for nothing but plain causal attention; all others
-decode through plain.py.
+decode through `decoders.PlainDecoder`.
 
 Shapes: B rows, C rows of a cohort, P prompts, M most rows of a prompt, Q heads of queries, H heads of keys,
 G = Q / H, L prompt columns, W columns of a row, D numbers a head. Joined letters are one dimension: CH = C * H.

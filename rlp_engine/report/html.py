@@ -1,7 +1,8 @@
 """A small HTML writer in which text is always escaped, because the page holds what models wrote.
 
-`tag(name, *children, **attributes)` escapes every child and attribute that is not `Markup`. Only `tag`,
-`raw_svg` and this module make `Markup`, so a text from a run can never become an element.
+`tag(name, *children, **attributes)` escapes every child and attribute that is not `Markup`. Only this module,
+`svg.py` (matplotlib's figures) and `page.py` (our style sheet) make `Markup`, so a text from a run can never become an
+element.
 """
 
 from __future__ import annotations

@@ -20,11 +20,7 @@ from rlp_engine.stages.runner import execute
 from rlp_engine.stages.selection import Selection
 
 STAGES = ["prepare", "sft", "round-1/spg/synthesize", "round-1/spg/ppo", "round-1/uml/ppo", "evaluate"]
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 @pytest.fixture

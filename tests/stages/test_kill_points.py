@@ -22,12 +22,7 @@ from rlp_engine.stages.selection import Selection
 
 SIDE_FILES = {"events.jsonl", "logs", ".cache"}
 UNTIL_SFT = Selection(until="sft")
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    """No test here cuts the power, and a killed process's writes are safe with the kernel."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 @pytest.fixture

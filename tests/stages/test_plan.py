@@ -18,30 +18,7 @@ from rlp_engine.stages.runner import execute
 from rlp_engine.stages.selection import Selection, method_of, round_of
 from rlp_engine.stages.spec import ConfigView, StageInput, StageSpec, check_pipeline, is_remote
 
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    """No test here cuts the power, and a killed process's writes are safe with the kernel."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def data(tmp_path):
-    file = tmp_path / "rows.jsonl"
-    file.write_text("b a c")
-    return file
-
-
-@pytest.fixture
-def stages(data):
-    return pipeline(data)
-
-
-@pytest.fixture
-def run_dir(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    return folder
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 @pytest.fixture

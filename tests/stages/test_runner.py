@@ -1,4 +1,4 @@
-"""Real stages in real processes: what is left on the disk after success, signals, errors and full disks."""
+"""Real stages in real processes: what is left on the disk after success, signals and crashes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_pipeline import STEPS, config, forked, mounted, outputs, pipeline
+from small_pipeline import STEPS, Lines, config, events, forked, mounted, outputs, uninterrupted
 
-from rlp_engine.errors import ConfigError, CorruptArtifactError, DataError, Interrupted, ResourceError, RunLockedError
-from rlp_engine.run.events import EventLog, MetricsLog
-from rlp_engine.run.lock import RunLock
+from rlp_engine.errors import ConfigError, Interrupted, RunLockedError
+from rlp_engine.run.events import MetricsLog
 from rlp_engine.run.reporting import NullReporter
-from rlp_engine.run.verify import verify
 from rlp_engine.stages.plan import plan
 from rlp_engine.stages.runner import execute
 from rlp_engine.stages.selection import Selection
-from rlp_engine.stages.spec import StageContext
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 TESTS = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import signal, sys
@@ -47,47 +43,6 @@ except RlpError as error:
     sys.exit(error.exit_code)
 assert "torch" not in sys.modules
 """
-
-
-class Lines(NullReporter):
-    """Keeps what people would read."""
-
-    def __init__(self):
-        self.lines, self.warnings, self.started = [], [], []
-
-    def line(self, text):
-        self.lines.append(text)
-
-    def warn(self, text):
-        self.warnings.append(text)
-
-    def stage_started(self, name, will, because):
-        self.started.append((name, will, because))
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    """No test here cuts the power, and a killed process's writes are safe with the kernel."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def data(tmp_path):
-    file = tmp_path / "rows.jsonl"
-    file.write_text("b a c")
-    return file
-
-
-@pytest.fixture
-def stages(data):
-    return pipeline(data)
-
-
-@pytest.fixture
-def run_dir(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    return folder
 
 
 @pytest.fixture
@@ -115,18 +70,6 @@ def start(run_dir, data):
 def wait_for_step(process: subprocess.Popen, step: int) -> None:
     while (line := process.stdout.readline()) != f"step {step}\n":
         assert line, process.stderr.read()
-
-
-def uninterrupted(tmp_path: Path, stages) -> dict[str, str]:
-    folder = tmp_path / "uninterrupted"
-    folder.mkdir()
-    execute(folder, stages, config())
-    return outputs(folder)
-
-
-def events(run_dir: Path, *kinds: str) -> list[tuple[str, str]]:
-    found = EventLog(run_dir / "events.jsonl").read()
-    return [(event["event"], event.get("stage", "")) for event in found if event["event"] in kinds]
 
 
 # What a good run leaves
@@ -200,157 +143,7 @@ def test_a_run_that_does_not_exist_is_said_so(tmp_path, stages):
         execute(tmp_path / "nowhere", stages, config())
 
 
-# Doing things again
-
-
-def test_what_is_made_again_goes_to_superseded_and_nothing_is_deleted(run_dir, stages):
-    execute(run_dir, stages, config())
-    old = (run_dir / "round-1/spg/synthesize/pairs.jsonl").read_bytes()
-    rows = execute(run_dir, stages, config(synthesize={"min_confidence": 0.6}))
-    assert [row.name for row in rows if row.did == "run"] == ["round-1/spg/synthesize", "round-1/spg/ppo", "evaluate"]
-    kept = list((run_dir / "superseded" / "round-1" / "spg").glob("synthesize-*/pairs.jsonl"))
-    assert [file.read_bytes() for file in kept] == [old]
-    assert (run_dir / "round-1/spg/synthesize/pairs.jsonl").read_bytes() != old
-    reason = json.loads((run_dir / "round-1/spg/synthesize/stage.json").read_text())["reason"]
-    assert reason == "synthesize.min_confidence: 0.5 -> 0.6"
-
-
-def test_the_same_outputs_again_leave_later_stages_alone(run_dir, stages):
-    execute(run_dir, stages, config())
-    rows = execute(run_dir, stages, config(), Selection(force="sft"))
-    assert [row.name for row in rows if row.did != "skip"] == ["sft"]
-    assert len(list((run_dir / "superseded").glob("sft-*"))) == 1
-
-
-def test_a_deleted_stage_is_made_again_alone(run_dir, stages):
-    execute(run_dir, stages, config())
-    before = outputs(run_dir)
-    shutil.rmtree(run_dir / "sft")
-    rows = execute(run_dir, stages, config())
-    assert [row.name for row in rows if row.did != "skip"] == ["sft"]
-    assert outputs(run_dir) == before
-
-
-def test_one_stage_uses_a_stale_input_and_says_so(run_dir, stages):
-    execute(run_dir, stages, config())
-    lines = Lines()
-    new = config(sft={"epochs": 77}, ppo={"steps": 7})
-    execute(run_dir, stages, new, Selection(only="round-1/uml/ppo"), lines)
-    assert [name for name, _, _ in lines.started] == ["round-1/uml/ppo"]
-    assert lines.warnings[0].startswith("sft is stale (sft.epochs:")
-
-
-def test_nothing_runs_when_something_later_is_refused(run_dir, stages):
-    stages[4] = replace(stages[4], inputs=(replace(stages[4].inputs[0], stage="", path="/nowhere/model.bin"),))
-    with pytest.raises(ConfigError, match="cannot read /nowhere/model"):
-        execute(run_dir, stages, config())
-    assert list(run_dir.iterdir()) == []
-
-
-def test_a_truncated_artifact_is_refused_before_anything_runs(run_dir, stages):
-    execute(run_dir, stages, config())
-    weights = run_dir / "sft" / "model" / "weights.bin"
-    weights.write_bytes(weights.read_bytes()[:5])
-    with pytest.raises(CorruptArtifactError) as error:
-        execute(run_dir, stages, config(ppo={"steps": 7}), Selection(only="round-1/uml/ppo"))
-    assert "weights.bin is 5 bytes" in error.value.what
-    execute(run_dir, stages, config(), Selection(force="sft"))
-    assert verify(run_dir, [spec.name for spec in stages]) == 7
-
-
-def test_one_flipped_bit_is_refused_by_the_stage_that_reads_it(run_dir, stages):
-    execute(run_dir, stages, config())
-    wanted = outputs(run_dir)
-    weights = run_dir / "sft" / "model" / "weights.bin"
-    flipped = bytearray(weights.read_bytes())
-    flipped[3] ^= 1
-    weights.write_bytes(flipped)
-    shutil.rmtree(run_dir / "round-1/uml/ppo")
-    with pytest.raises(CorruptArtifactError) as error:
-        execute(run_dir, stages, config())
-    assert "an output of stage sft is damaged: model/weights.bin has other content" in error.value.what
-    assert error.value.mend.endswith("--force sft")
-    assert not list(run_dir.glob("round-1/uml/*")), "nothing was begun"
-    execute(run_dir, stages, config(), Selection(force="sft"))
-    assert outputs(run_dir) == wanted
-
-
-def test_verify_finds_what_sizes_do_not_show(run_dir, stages):
-    execute(run_dir, stages, config())
-    names = [spec.name for spec in stages]
-    assert verify(run_dir, names) == 7
-    weights = run_dir / "sft" / "model" / "weights.bin"
-    weights.write_bytes(weights.read_bytes()[::-1])
-    with pytest.raises(CorruptArtifactError) as error:
-        verify(run_dir, names)
-    assert "model/weights.bin has other content" in error.value.what
-    assert error.value.mend.endswith(f"rlp run {run_dir} --force sft")
-
-
-def test_other_versions_are_warned_about_and_change_nothing(run_dir, stages):
-    execute(run_dir, stages, config(), Selection(until="sft"))
-    file = run_dir / "sft" / "stage.json"
-    values = json.loads(file.read_text())
-    values["versions"]["torch"] = "1.0"
-    file.write_text(json.dumps(values))
-    lines = Lines()
-    execute(run_dir, stages, config(), reporter=lines)
-    assert ("sft", "run", "not done yet") not in lines.started
-    assert lines.warnings[0].startswith("sft was made with other versions: torch 1.0 -> ")
-
-
 # Signals and crashes
-
-
-def computing(context: StageContext):
-    """Computes where run_dir/place says, and is stopped when it says so."""
-    device, _, is_stopped = (context.run_dir / "place").read_text().partition("; ")
-    context.on_device(device)
-    context.on_device(device)  # its second model
-    if is_stopped:
-        (context.out / "begun").write_text("x")
-        raise Interrupted(signal.SIGTERM, "stopped by SIGTERM")
-    (context.out / "model").mkdir()
-    (context.out / "model" / "weights.bin").write_text("y")
-    return {}
-
-
-def compute_on(run_dir: Path, stages, device: str, *, is_stopped: bool = False) -> list[str]:
-    """One go at the second stage; its warnings."""
-    lines = Lines()
-    (run_dir / "place").write_text(device + "; stopped" * is_stopped)
-    with pytest.raises(Interrupted) if is_stopped else nullcontext():
-        execute(run_dir, with_function(stages, 1, computing), config(), reporter=lines)
-    return lines.warnings
-
-
-def test_work_that_another_device_goes_on_with_is_said_now_and_in_stage_json(run_dir, stages):
-    notice = "numbers may differ in the last digits: begun on cpu (AVX2), continued on NVIDIA H100"
-    assert compute_on(run_dir, stages, "cpu (AVX2)", is_stopped=True) == []
-    assert compute_on(run_dir, stages, "cpu (AVX2)", is_stopped=True) == []
-    assert compute_on(run_dir, stages, "NVIDIA H100", is_stopped=True) == [f"sft: {notice}"]
-    compute_on(run_dir, stages, "NVIDIA H100")
-    stage = json.loads((run_dir / "sft" / "stage.json").read_text())
-    assert stage["notices"] == [notice]
-    assert stage["platform"]["device"] == "NVIDIA H100"
-
-
-def test_work_that_other_versions_go_on_with_is_said_now_and_in_stage_json(run_dir, stages):
-    compute_on(run_dir, stages, "cpu", is_stopped=True)
-    file = run_dir / "sft.partial" / "attempt.json"
-    record = json.loads(file.read_text())
-    now, record["versions"]["torch"] = record["versions"]["torch"], "1.0"
-    file.write_text(json.dumps(record))
-    notice = f"numbers may differ in the last digits: continued with other versions: torch 1.0 -> {now}"
-    assert compute_on(run_dir, stages, "cpu", is_stopped=True) == [f"sft: {notice}"]
-    compute_on(run_dir, stages, "cpu")  # what was noted once stays noted
-    assert json.loads((run_dir / "sft" / "stage.json").read_text())["notices"] == [notice]
-
-
-def test_work_that_stays_on_its_device_has_no_notice(run_dir, stages):
-    assert compute_on(run_dir, stages, "cpu", is_stopped=True) == []
-    assert compute_on(run_dir, stages, "cpu") == []
-    assert json.loads((run_dir / "sft" / "stage.json").read_text())["notices"] == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -508,142 +301,3 @@ def test_unfinished_work_of_another_config_is_kept_aside_and_said(run_dir, stage
     (kept,) = (run_dir / "superseded").glob("sft.partial-*")
     assert json.loads((kept / "checkpoints" / "state.json").read_text())["step"] == 2
     assert [row["step"] for row in MetricsLog(run_dir / "sft" / "metrics.jsonl").read()] == list(range(1, STEPS + 1))
-
-
-# Errors of a stage
-
-
-def failing(context: StageContext):
-    (context.out / "half.txt").write_text("half")
-    raise KeyError("no such word")
-
-
-def full_disk(context: StageContext):
-    with open("/dev/full", "w") as file:
-        file.write("x")
-
-
-def hungry(context: StageContext):
-    raise MemoryError
-
-
-def with_function(stages, index, function):
-    stages[index] = replace(stages[index], function=f"{__name__}:{function.__name__}", sections=("ppo", "generation"))
-    return stages
-
-
-def test_a_stage_that_fails_is_recorded_and_its_error_goes_on(run_dir, stages):
-    broken = with_function(list(stages), 4, failing)
-    with pytest.raises(KeyError, match="no such word"):
-        execute(run_dir, broken, config())
-    planned = plan(run_dir, broken, config())[4]
-    assert (planned.status, planned.will) == ("failed", "continue")
-    assert planned.because == "KeyError: 'no such word'"
-    assert events(run_dir, "failed") == [("failed", "round-1/uml/ppo")]
-    log = (run_dir / "logs" / "latest" / "rank_0.log").read_text()
-    assert "in failing" in log
-    assert not (run_dir / "lock").exists()
-    assert (run_dir / "round-1/spg/ppo/stage.json").exists(), "what came before stays done"
-
-
-def test_a_full_disk_while_a_stage_works_ends_with_6_and_names_the_stage(run_dir, stages):
-    with pytest.raises(ResourceError) as error:
-        execute(run_dir, with_function(stages, 4, full_disk), config())
-    assert error.value.what == "no space left on the disk (stage round-1/uml/ppo)"
-    assert error.value.exit_code == 6
-    assert plan(run_dir, stages, config())[4].status == "failed"
-
-
-def test_out_of_memory_names_the_keys_that_lower_it(run_dir, stages):
-    with pytest.raises(ResourceError) as error:
-        execute(run_dir, with_function(stages, 4, hungry), config())
-    assert error.value.mend == "lower ppo.microbatch (now 2) or generation.rows (now 64), then run again: it continues"
-
-
-def test_a_disk_that_fills_up_during_the_run_leaves_a_run_that_continues(tmp_path, data):
-    """Every size of disk from far too small to large enough, so that it fills up at ever later writes."""
-    stages = pipeline(data)
-    wanted = uninterrupted(tmp_path, stages)
-    messages, places = [], []
-    with mounted(tmp_path / "disk", "size=400k") as disk:
-        for free_kib in range(0, 160, 16):
-            run_dir = disk / "run"
-            run_dir.mkdir()
-            left = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-            ballast = disk / "ballast"
-            ballast.write_bytes(b"x" * max(0, left - free_kib * 1024))
-            try:
-                execute(run_dir, stages, config())
-            except ResourceError as error:
-                messages.append(error.what)
-                places.append(error.where)
-            ballast.unlink()
-            execute(run_dir, stages, config())
-            assert outputs(run_dir) == wanted
-            shutil.rmtree(run_dir)
-    assert 2 <= len(messages) <= 9, "the sizes must reach from too small to large enough"
-    assert all("no space left" in message for message in messages)
-    assert all(" bytes, " in place for place in places), places
-
-
-def test_a_read_only_run_directory_is_said_in_words(tmp_path, stages):
-    with (
-        mounted(tmp_path / "disk", "ro") as disk,
-        pytest.raises(ResourceError, match="cannot write in the run directory"),
-    ):
-        execute(disk, stages, config())
-
-
-def test_data_that_changes_while_it_is_read_is_an_error(run_dir, stages, data):
-    class Changer(NullReporter):
-        def stage_started(self, *_):
-            data.write_text("x y z")
-
-    with pytest.raises(DataError, match="changed while prepare read it"):
-        execute(run_dir, stages, config(), reporter=Changer())
-    assert not (run_dir / "prepare").exists()
-    execute(run_dir, stages, config())
-    assert (run_dir / "prepare" / "rows.txt").read_text() == "x\ny\nz"
-
-
-def test_data_that_changes_later_in_the_run_is_an_error_too(run_dir, stages, data):
-    class Changer(NullReporter):
-        def stage_finished(self, name, *_):
-            if name == "sft":
-                data.write_text("x y z")
-
-    with pytest.raises(DataError, match="prepare is done, and due again already"):
-        execute(run_dir, stages, config(), reporter=Changer())
-
-
-def test_an_illegible_record_is_replaced_by_force(run_dir, stages):
-    execute(run_dir, stages, config())
-    wanted = outputs(run_dir)
-    (run_dir / "sft" / "stage.json").write_text("{")
-    with pytest.raises(CorruptArtifactError):
-        execute(run_dir, stages, config())
-    execute(run_dir, stages, config(), Selection(force="sft"))
-    assert outputs(run_dir) == wanted
-
-
-def test_a_run_can_be_made_in_a_thread_where_signals_cannot_be_handled(run_dir, stages):
-    from threading import Thread
-
-    thread = Thread(target=execute, args=(run_dir, stages, config()))
-    thread.start()
-    thread.join(30)
-    assert len(outputs(run_dir)) == 7
-
-
-def test_planning_beside_a_working_process_never_disturbs_it(run_dir, stages):
-    """A reader looks at the lock file without holding it, so it cannot make a starting writer fail."""
-    stop_at = time.monotonic() + 0.5
-    pid = os.fork()
-    if pid == 0:
-        while time.monotonic() < stop_at:
-            plan(run_dir, stages, config())
-        os._exit(0)
-    while time.monotonic() < stop_at:
-        with RunLock(run_dir / "lock"):
-            pass
-    assert os.waitpid(pid, 0)[1] == 0
