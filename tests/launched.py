@@ -2,6 +2,7 @@
 
 python launched.py spawn RUN_DIR    start two ranks of the next line; when one fails end the other
 python launched.py rank RUN_DIR     a rank
+python launched.py run RUN_DIR      the real `rlp run RUN_DIR` in two ranks of the bare launcher, and their parent
 python launched.py parent RUN_DIR bare|deepspeed|accelerate [NODE_RANK MASTER]
                                     the parent of all that, or of a real launcher
 """
@@ -97,9 +98,10 @@ def rank(run_dir: Path) -> None:
         sys.exit(error.exit_code)
 
 
-def spawn(run_dir: Path) -> None:
+def spawn(run_dir: Path, program: str = "") -> None:
     shared = {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, __file__, "rank", str(run_dir)]
+    words = ["-m", "rlp_cli", "run"] if program == "rlp" else [__file__, "rank"]
+    command = [sys.executable, *words, str(run_dir)]
     ranks = [
         subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(number), "LOCAL_RANK": str(number)})
         for number in range(RANKS)
@@ -110,6 +112,25 @@ def spawn(run_dir: Path) -> None:
             for process in ranks:
                 process.terminate()
             sys.exit(f"a rank ended with exit code = {code}")
+
+
+def run(run_dir: Path) -> None:
+    from rlp_cli.app import main
+    from rlp_cli.render import Output
+    from rlp_engine.run.launch import launch
+    from rlp_engine.run.signals import StopSignal
+
+    output = Output()
+    output.say("starting 2 ranks with the bare launcher")
+    command = [sys.executable, __file__, "spawn", str(run_dir), "rlp"]
+    with StopSignal("to continue: again") as stop:
+        request, words = LaunchRequest("deepspeed", nproc=RANKS), ["run", str(run_dir)]
+        outcome = launch(request, run_dir, words, stop=stop, said=lambda text: None, build=lambda *_, **__: command)
+    assert outcome.bug is None, outcome.bug
+    if outcome.error:
+        output.error(outcome.error)
+        sys.exit(outcome.error.exit_code)
+    main(words)  # nothing is left to do but the page
 
 
 def parent(run_dir: Path, launcher: str, node_rank: str = "", master: str = "") -> None:
@@ -135,4 +156,4 @@ def parent(run_dir: Path, launcher: str, node_rank: str = "", master: str = "") 
 
 
 if __name__ == "__main__":
-    {"rank": rank, "spawn": spawn, "parent": parent}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
+    {"rank": rank, "spawn": spawn, "run": run, "parent": parent}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
