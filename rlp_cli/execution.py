@@ -76,6 +76,7 @@ def run_stages(
     """
     from rlp_engine.run.layout import RunLayout
     from rlp_engine.run.lock import require_unlocked
+    from rlp_engine.run.lock_owner import Watch
     from rlp_engine.stages.pipeline import build_pipeline
     from rlp_engine.stages.plan import plan
 
@@ -90,7 +91,7 @@ def run_stages(
         if stage.refusal is not None:
             raise stage.refusal
     if due or write:
-        require_unlocked(RunLayout(run_dir).lock)
+        require_unlocked(RunLayout(run_dir).lock, Watch(told=output.say))
     if dry_run:
         output.show(f"Nothing was written. To do this: {this_command()}" if due else "Nothing to do.")
         output.result({"run_dir": str(run_dir), "dry_run": True, "stages": [plan_object(stage) for stage in planned]})

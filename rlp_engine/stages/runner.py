@@ -24,6 +24,7 @@ from rlp_engine.run.exit_reasons import LostRanksInWords
 from rlp_engine.run.fingerprint import DigestCache
 from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.lock import RunLock
+from rlp_engine.run.lock_owner import Watch
 from rlp_engine.run.manifest import OTHER_CONTENT, current_versions
 from rlp_engine.run.reporting import LogReporter, NullReporter, Reporter, TeeReporter
 from rlp_engine.run.resources import ResourcesInWords, release_memory
@@ -92,7 +93,8 @@ def execute(
     rank, group = rank_process(), leader()
     with ResourcesInWords("the run directory", layout.run_dir), ExitStack() as stack:
         stop = stack.enter_context(group.stop_signal(layout))
-        lock = stack.enter_context(RunLock(layout.lock))
+        watch = Watch(told=reporter.line, meanwhile=lambda: stop.check("before the lock"))
+        lock = stack.enter_context(RunLock(layout.lock, watch))
         stop.before_exit(lock.abandon)
         number, log = stack.enter_context(_log_files(layout, rank))
         reporter = group.hears(TeeReporter(reporter, log))

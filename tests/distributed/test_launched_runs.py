@@ -15,7 +15,7 @@ import pytest
 
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.distributed.launch_environment import free_port
-from rlp_engine.run.lock import live_owner
+from rlp_engine.run.lock_owner import live_owner
 from rlp_engine.run.reporting import NullReporter
 from rlp_engine.stages.runner import execute
 
