@@ -138,11 +138,12 @@ def _is_read(value: str | list[str], read: set[str]) -> bool:
 
 def _finish(output: Output, run_dir: Path, planned: Sequence[PlannedStage], *, has_news: bool) -> None:
     """The results, the page, and what is left to do. Without news nothing is written."""
+    from rlp_engine.report.newest import shows_newest
     from rlp_engine.run.layout import RunLayout
 
     results = read_results(run_dir) if any(_is_results(stage) for stage in planned) else None
     report = RunLayout(run_dir).report
-    if has_news or not is_newest(report):
+    if has_news or not shows_newest(report):
         write_report(run_dir)
     if results:
         output.show()
@@ -153,14 +154,6 @@ def _finish(output: Output, run_dir: Path, planned: Sequence[PlannedStage], *, h
     output.show(f"report: {report}")
     stages = [plan_object(stage) for stage in planned]
     output.result({"run_dir": str(run_dir), "stages": stages, "results": results, "report": str(report)})
-
-
-def is_newest(report: Path) -> bool:
-    """False without a page, and when its process ended after `evaluate` and before the page."""
-    results = report.with_name("evaluate") / "stage.json"
-    if not report.exists() or not results.exists():
-        return report.exists()
-    return report.stat().st_mtime_ns >= results.stat().st_mtime_ns
 
 
 def _is_results(stage: PlannedStage) -> bool:
