@@ -23,13 +23,14 @@ from rlp_engine.distributed.launch_environment import find_place, free_port
 from rlp_engine.distributed.launchers import LaunchRequest, command_line
 from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError, RlpError
+from rlp_engine.run import faults
 from rlp_engine.run.atomic import write_json
 from rlp_engine.stages.spec import StageContext, StageInput, StageSpec
 
 STEPS = 6
 RANKS = 2
-# "data-error:1": rank 1 raises at step 3; "kill:1": it kills itself there; "pause": slow steps; "hang": in step 2;
-# "elsewhere:1": rank 1 has another folder under the name of the run
+# "data-error:1": rank 1 raises at step 3; "full:1": its disk is full there; "kill:1": it kills itself there;
+# "pause": slow steps; "hang": in step 2; "elsewhere:1": rank 1 has another folder under the name of the run
 FAULT = "TEST_FAULT"
 
 
@@ -53,6 +54,9 @@ def train(context: StageContext) -> dict[str, Any]:
         if step == 3 and rank == str(world().rank):
             if fault == "data-error":
                 raise DataError("row 3 is not a row", where="rows.json, line 3", mend="mend it")
+            if fault == "full":
+                faults.arm("full:1")
+                write_json(context.out / "rank_1.json", [step])
             if fault == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
         if fault == "pause" or (fault == "hang" and step == 2):

@@ -229,7 +229,7 @@ class _Session:
                 stop=self.stop,
             )
             if spec.ranks == "all":
-                self.group.start(name)
+                self.group.start(name, lower)
             summary = spec.load()(context)
             self.group.finish(self.reporter)
             self._check_sources(stage)
