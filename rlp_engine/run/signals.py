@@ -104,11 +104,13 @@ class StopSignal:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set by other than Python
         self._previous.clear()
-        if self._ears:
+        if self._ears and os.getpid() == self._pid:
             signal.set_wakeup_fd(self._previous_writer)
             _is_listening = self._previous_writer != -1
-            os.close(self._writer)  # ends the thread
+            os.set_blocking(self._writer, True)
+            os.write(self._writer, b"\0")  # ends the thread; closing would not: forked workers hold the pipe too
             self._ears.join()
+            os.close(self._writer)
             os.close(self._reader)
             self._ears = None
 
@@ -120,9 +122,9 @@ class StopSignal:
         # Ctrl-C goes to the whole group; the parent says when its workers stop
 
     def _listen(self) -> None:
-        """In the thread: every signal as it comes."""
+        """In the thread: every signal as it comes, until a 0."""
         is_first, heard = True, 0.0
-        while number := int.from_bytes(os.read(self._reader, 1)):
+        while number := os.read(self._reader, 1)[0]:
             if number not in _HANDLED:
                 continue
             self._note(number)

@@ -117,6 +117,14 @@ def test_a_forked_worker_ends_by_sigterm_and_leaves_ctrl_c_to_its_parent(start):
     assert out == "True\n143\nafter\n"
 
 
+def test_a_worker_that_lives_on_does_not_keep_us(start):
+    body = """
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    worker.start()
+    """
+    assert start(body).communicate(timeout=20)[0] == "after\n"
+
+
 def test_a_signal_that_is_ignored_stays_ignored(start):
     process = start("time.sleep(0.3); say(stop.requested)", setup="signal.signal(signal.SIGINT, signal.SIG_IGN)")
     process.send_signal(signal.SIGINT)
