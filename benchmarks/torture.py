@@ -7,6 +7,7 @@ without a word of help. When a run has come to its end, its outputs have to have
 disturbed, metrics.jsonl the same lines but for wall times, and nothing unfinished may lie about.
 
     python benchmarks/torture.py --kills 100 --out benchmarks/results/torture.jsonl
+    python benchmarks/torture.py --kills 30 --ranks 2        # under a launcher (torture_ranks.py); 1 minute a kill
 
 It ends with 1 at the first thing that is not as promised, and leaves the run directory and what was said there.
 """
@@ -14,35 +15,33 @@ It ends with 1 at the first thing that is not as promised, and leaves the run di
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import os
-import pkgutil
 import random
 import shutil
 import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from tiny_run import TINY, metrics, outputs, rlp_environment, sets
-
-WAYS = ("instant", "write", "fsync", "before", "after", "full", "SIGTERM", "SIGINT", "SIGINT twice")
-_WEIGHTS = (8, 5, 2, 4, 4, 5, 2, 2, 2)
-_ALLOWED = {"full": {6}, "SIGTERM": {143, -signal.SIGTERM}, "SIGINT": {130}, "SIGINT twice": {130}}
-_LAST_POINT = 200  # of one kind within one process; a number behind the last point lets the process end well
-_MEAN_SECONDS = 0.4  # of life, from the first word on, of those that are ended by the clock
+from tiny_run import TINY, metrics, outputs, sets
+from torture_ways import Broken, End, OneProcess
 
 
-class Broken(Exception):
-    """A promise was not kept."""
+class Lives(Protocol):
+    """Processes that do `rlp WORDS` and are ended: of one process each, or of the ranks of a launch."""
+
+    said: Path  # what the last one printed
+
+    def live(self, words: Sequence[str], dice: random.Random, *, is_left_alone: bool) -> End: ...
+
+    def measured(self) -> dict[str, object]: ...
 
 
 @dataclass
@@ -58,78 +57,22 @@ class Tally:
         return self.ended.total()
 
 
-def import_everything() -> None:
-    """So that the children need not. Nothing is computed here: threads would not survive a fork."""
-    import rlp_cli.app  # noqa: F401  what a child calls
-
-    for name in ("rlp_engine.stages", "rlp_engine.report", "rlp_engine.training", "rlp_engine.models"):
-        package = importlib.import_module(name)
-        for module in pkgutil.iter_modules(package.__path__):
-            if module.name != "deepspeed":
-                importlib.import_module(f"{name}.{module.name}")
-
-
-def start(words: Sequence[str], said: Path, fault: str = "") -> int:
-    """The pid of a new `rlp` with these words, whose output goes to the file."""
-    sys.stdout.flush()
-    said.write_bytes(b"")
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        for stream in (1, 2):
-            os.dup2(descriptor, stream)
-        os.environ.update(rlp_environment())
-        from rlp_cli.app import main
-        from rlp_engine.run.faults import arm
-
-        arm(fault)
-        main(words)
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
-
-
-def end(child: int, said: Path, way: str, seconds: float) -> int:
-    """Let the child live that long after its first word, then end it that way. Its exit code, -N after signal N."""
-    if way in ("instant", "SIGTERM", "SIGINT", "SIGINT twice"):
-        while said.stat().st_size == 0 and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            time.sleep(0.005)
-        time.sleep(seconds)
-        number = {"instant": signal.SIGKILL, "SIGTERM": signal.SIGTERM}.get(way, signal.SIGINT)
-        os.kill(child, number)  # a corpse that nobody has waited for takes it in silence
-        if way == "SIGINT twice":
-            time.sleep(0.02)
-            os.kill(child, number)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def torture(words: Sequence[str], run_dir: Path, said: Path, dice: random.Random, tally: Tally, limit: int) -> None:
-    """Start and end `rlp` until one comes to its end; from `limit` kills on they are left alone."""
+def torture(lives: Lives, words: Sequence[str], dice: random.Random, tally: Tally, limit: int) -> None:
+    """Start and end `rlp WORDS` until one comes to its end; from `limit` kills on they are left alone."""
+    run_dir = Path(words[1])
     while True:
-        way = dice.choices(WAYS, _WEIGHTS)[0] if tally.kills < limit else "left alone"
-        point = round(_LAST_POINT ** dice.random())  # few points are far from the start, most are near to it
-        seconds = dice.expovariate(1 / _MEAN_SECONDS)
-        fault = f"{way}:{point}" if way in ("write", "fsync", "before", "after", "full") else ""
-        code = end(start(words, said, fault), said, way, seconds)
-        text = said.read_text(errors="replace")
+        end = lives.live(words, dice, is_left_alone=tally.kills >= limit)
+        text = lives.said.read_text(errors="replace")
         if "Traceback" in text:
-            raise Broken(f"a traceback after {way}, see {said}")
+            raise Broken(f"a traceback after {end.way}, see {lives.said}")
         check_what_looks_done(run_dir)
-        if code == 0:
+        if end.code == 0:
             return
-        allowed = _ALLOWED.get(way, {-signal.SIGKILL}) if way != "left alone" else set()
-        if code not in allowed:
-            raise Broken(f"exit code {code} after {way} {fault}, see {said}")
-        if way == "full" and " bytes, " not in text:
-            raise Broken(f"a full disk without the bytes that are needed, see {said}")
-        tally.ended[way] += 1
+        if end.code not in end.allowed:
+            raise Broken(f"exit code {end.code} after {end.way}, see {lives.said}")
+        if end.code == 6 and " bytes, " not in text:
+            raise Broken(f"a full disk without the bytes that are needed, see {lives.said}")
+        tally.ended[end.way] += 1
         tally.at[unfinished(run_dir)] += 1
 
 
@@ -165,6 +108,14 @@ def check_equal(run_dir: Path, wanted: Path) -> None:
         raise Broken("report.html is not whole")
 
 
+def lives_of(ranks: int, said: Path) -> Lives:
+    if ranks == 1:
+        return OneProcess(said)
+    from torture_ranks import Ranks
+
+    return Ranks(said)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
@@ -172,27 +123,28 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a file that gets one JSON line of what was done")
     parser.add_argument("--done", type=Path, help="a finished run to compare with, instead of making one")
     parser.add_argument("--without", nargs="*", default=[], help="with --done: start from a copy without these stages")
+    parser.add_argument("--ranks", type=int, choices=(1, 2), default=1, help="2: under launchers, with DeepSpeed")
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
-    import_everything()
     dice, tally, began = random.Random(arguments.seed), Tally(), time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
-    said, run_dir, wanted = folder / "said.txt", folder / "run", arguments.done or folder / "undisturbed"
-    new = ["--preset", "quickstart", *sets(TINY | {"methods": ["uml", "spg"]})]
+    run_dir, wanted = folder / "run", arguments.done or folder / "undisturbed"
+    lives = lives_of(arguments.ranks, folder / "said.txt")
+    new = [] if arguments.done else ["--preset", "quickstart", *sets(TINY | {"methods": ["uml", "spg"]})]
     try:
-        if not arguments.done and end(start(["run", str(wanted), *new], said), said, "left alone", 0):
-            raise Broken(f"the undisturbed run failed, see {said}")
+        if not arguments.done and lives.live(["run", str(wanted), *new], dice, is_left_alone=True).code:
+            raise Broken(f"the undisturbed run failed, see {lives.said}")
         undisturbed = None if arguments.done else round(time.monotonic() - began, 1)
         while tally.kills < arguments.kills:
             if arguments.done:
                 shutil.copytree(wanted, run_dir)
                 for stage in arguments.without:
                     shutil.rmtree(run_dir / stage)
-                new = []
-            torture(["run", str(run_dir), *new], run_dir, said, dice, tally, arguments.kills)
+            torture(lives, ["run", str(run_dir), *new], dice, tally, arguments.kills)
             check_equal(run_dir, wanted)
             tally.runs += 1
             sys.stdout.write(f"{tally.runs} runs, {tally.kills} kills\n")
+            sys.stdout.flush()
             shutil.rmtree(run_dir)
     except Broken as error:
         sys.stdout.write(f"broken after {tally.kills} kills (seed {arguments.seed}): {error}\n")
@@ -200,6 +152,7 @@ def main() -> int:
     shutil.rmtree(folder)
     seconds = round(time.monotonic() - began, 1)
     row = {
+        "ranks": arguments.ranks,
         "kills": tally.kills,
         "seed": arguments.seed,
         "runs": tally.runs,
@@ -207,6 +160,7 @@ def main() -> int:
         "stages": dict(sorted(tally.at.items())),
         "seconds": seconds,
         "seconds_of_an_undisturbed_run": undisturbed,
+        **lives.measured(),
         "equal": True,
     }
     sys.stdout.write(json.dumps(row) + "\n")

@@ -76,6 +76,7 @@ def run_stages(
     """
     from rlp_engine.run.layout import RunLayout
     from rlp_engine.run.lock import require_unlocked
+    from rlp_engine.run.lock_owner import Watch
     from rlp_engine.stages.pipeline import build_pipeline
     from rlp_engine.stages.plan import plan
 
@@ -90,7 +91,7 @@ def run_stages(
         if stage.refusal is not None:
             raise stage.refusal
     if due or write:
-        require_unlocked(RunLayout(run_dir).lock)
+        require_unlocked(RunLayout(run_dir).lock, Watch(told=output.say))
     if dry_run:
         output.show(f"Nothing was written. To do this: {this_command()}" if due else "Nothing to do.")
         output.result({"run_dir": str(run_dir), "dry_run": True, "stages": [plan_object(stage) for stage in planned]})
@@ -137,11 +138,12 @@ def _is_read(value: str | list[str], read: set[str]) -> bool:
 
 def _finish(output: Output, run_dir: Path, planned: Sequence[PlannedStage], *, has_news: bool) -> None:
     """The results, the page, and what is left to do. Without news nothing is written."""
+    from rlp_engine.report.newest import shows_newest
     from rlp_engine.run.layout import RunLayout
 
     results = read_results(run_dir) if any(_is_results(stage) for stage in planned) else None
     report = RunLayout(run_dir).report
-    if has_news or not is_newest(report):
+    if has_news or not shows_newest(report):
         write_report(run_dir)
     if results:
         output.show()
@@ -152,14 +154,6 @@ def _finish(output: Output, run_dir: Path, planned: Sequence[PlannedStage], *, h
     output.show(f"report: {report}")
     stages = [plan_object(stage) for stage in planned]
     output.result({"run_dir": str(run_dir), "stages": stages, "results": results, "report": str(report)})
-
-
-def is_newest(report: Path) -> bool:
-    """False without a page, and when its process ended after `evaluate` and before the page."""
-    results = report.with_name("evaluate") / "stage.json"
-    if not report.exists() or not results.exists():
-        return report.exists()
-    return report.stat().st_mtime_ns >= results.stat().st_mtime_ns
 
 
 def _is_results(stage: PlannedStage) -> bool:

@@ -2,6 +2,7 @@
 
 python launched.py spawn RUN_DIR    start two ranks of the next line; when one fails end the other
 python launched.py rank RUN_DIR     a rank
+python launched.py run RUN_DIR      the real `rlp run RUN_DIR` in two ranks of the bare launcher, and their parent
 python launched.py parent RUN_DIR bare|deepspeed|accelerate [NODE_RANK MASTER]
                                     the parent of all that, or of a real launcher
 """
@@ -22,13 +23,14 @@ from rlp_engine.distributed.launch_environment import find_place, free_port
 from rlp_engine.distributed.launchers import LaunchRequest, command_line
 from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError, RlpError
+from rlp_engine.run import faults
 from rlp_engine.run.atomic import write_json
 from rlp_engine.stages.spec import StageContext, StageInput, StageSpec
 
 STEPS = 6
 RANKS = 2
-# "data-error:1": rank 1 raises at step 3; "kill:1": it kills itself there; "pause": slow steps; "hang": in step 2;
-# "elsewhere:1": rank 1 has another folder under the name of the run
+# "data-error:1": rank 1 raises at step 3; "full:1": its disk is full there; "kill:1": it kills itself there;
+# "pause": slow steps; "hang": in step 2; "elsewhere:1": rank 1 has another folder under the name of the run
 FAULT = "TEST_FAULT"
 
 
@@ -52,6 +54,9 @@ def train(context: StageContext) -> dict[str, Any]:
         if step == 3 and rank == str(world().rank):
             if fault == "data-error":
                 raise DataError("row 3 is not a row", where="rows.json, line 3", mend="mend it")
+            if fault == "full":
+                faults.arm("full:1")
+                write_json(context.out / "rank_1.json", [step])
             if fault == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
         if fault == "pause" or (fault == "hang" and step == 2):
@@ -97,9 +102,10 @@ def rank(run_dir: Path) -> None:
         sys.exit(error.exit_code)
 
 
-def spawn(run_dir: Path) -> None:
+def spawn(run_dir: Path, program: str = "") -> None:
     shared = {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, __file__, "rank", str(run_dir)]
+    words = ["-m", "rlp_cli", "run"] if program == "rlp" else [__file__, "rank"]
+    command = [sys.executable, *words, str(run_dir)]
     ranks = [
         subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(number), "LOCAL_RANK": str(number)})
         for number in range(RANKS)
@@ -110,6 +116,25 @@ def spawn(run_dir: Path) -> None:
             for process in ranks:
                 process.terminate()
             sys.exit(f"a rank ended with exit code = {code}")
+
+
+def run(run_dir: Path) -> None:
+    from rlp_cli.app import main
+    from rlp_cli.render import Output
+    from rlp_engine.run.launch import launch
+    from rlp_engine.run.signals import StopSignal
+
+    output = Output()
+    output.say("starting 2 ranks with the bare launcher")
+    command = [sys.executable, __file__, "spawn", str(run_dir), "rlp"]
+    with StopSignal("to continue: again") as stop:
+        request, words = LaunchRequest("deepspeed", nproc=RANKS), ["run", str(run_dir)]
+        outcome = launch(request, run_dir, words, stop=stop, said=lambda text: None, build=lambda *_, **__: command)
+    assert outcome.bug is None, outcome.bug
+    if outcome.error:
+        output.error(outcome.error)
+        sys.exit(outcome.error.exit_code)
+    main(words)  # nothing is left to do but the page
 
 
 def parent(run_dir: Path, launcher: str, node_rank: str = "", master: str = "") -> None:
@@ -135,4 +160,4 @@ def parent(run_dir: Path, launcher: str, node_rank: str = "", master: str = "") 
 
 
 if __name__ == "__main__":
-    {"rank": rank, "spawn": spawn, "parent": parent}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
+    {"rank": rank, "spawn": spawn, "run": run, "parent": parent}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])

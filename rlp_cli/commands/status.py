@@ -31,7 +31,7 @@ def status(
     from rlp_cli.execution import plan_object
     from rlp_cli.stages import load_pipeline
     from rlp_engine.run.layout import RunLayout
-    from rlp_engine.run.lock import live_owner
+    from rlp_engine.run.lock_owner import live_owner
     from rlp_engine.stages.plan import plan
 
     resolved, pipeline = load_pipeline(run_dir)

@@ -63,6 +63,7 @@ def study(
     and a figure: means, standard errors over seeds, paired differences, and differences at the same KL.
     """
     from rlp_engine.run.lock import require_unlocked
+    from rlp_engine.run.lock_owner import Watch
     from rlp_engine.study.request import Asked, read_request
     from rlp_engine.study.session import Study
 
@@ -86,7 +87,7 @@ def study(
     work = Study(study_dir, request, is_new=old is None)
     work.check()
     _require_what_is_read(work)
-    require_unlocked(work.lock)
+    require_unlocked(work.lock, Watch(told=output.say))
     _explain(output, work, old)
     if dry_run:
         _show_plan(output, work)

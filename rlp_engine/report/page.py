@@ -13,6 +13,7 @@ from typing import Any
 from rlp_engine.report import examples, names, preferences, provenance, training
 from rlp_engine.report import results as headline
 from rlp_engine.report.html import Markup, number, tag
+from rlp_engine.report.newest import META_NAME, results_digest
 from rlp_engine.report.read import RunFiles, read_json, read_run
 from rlp_engine.run.atomic import write_text
 
@@ -38,13 +39,14 @@ def write_report(run_dir: Path, results: dict[str, Any] | None, out: Path) -> No
     Args:
         results: the content of evaluate/results.json; None reads it from the run directory, if it is there.
     """
+    digest = results_digest(run_dir)
     run = read_run(run_dir)
     found = results if results is not None else read_json(run_dir / "evaluate" / "results.json", run.problems)
-    write_text(out, render(run, found))
+    write_text(out, render(run, found, digest))
 
 
-def render(run: RunFiles, found: Mapping[str, Any] | None) -> str:
-    """The page as text."""
+def render(run: RunFiles, found: Mapping[str, Any] | None, digest: str = "none") -> str:
+    """The page as text. `digest`: of the results that it is made of (newest.py)."""
     colours = names.colours(_names(run, found))
     sections = {
         "results": headline.section(found, colours) if found else _no_results(run),
@@ -74,6 +76,7 @@ def render(run: RunFiles, found: Mapping[str, Any] | None) -> str:
         tag("meta", http_equiv="Content-Security-Policy", content=CONTENT_SECURITY_POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="referrer", content="no-referrer"),
+        tag("meta", name=META_NAME, content=digest),
         tag("title", f"{run.name} – rlp"),
         tag("style", Markup(resources.files("rlp_engine.report").joinpath("style.css").read_text(encoding="utf-8"))),
     )

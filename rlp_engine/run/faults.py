@@ -1,6 +1,7 @@
 """For tests only: end this process, or fill its disk, at a chosen point of its writing.
 
     RLP_FAULT=KIND:N      the N-th point of that kind is the fault (N from 1)
+    RLP_FAULT=KIND:N@K    the same, in rank K of a launch alone
 
 | kind   | point                                        | what happens there                                     |
 |--------|----------------------------------------------|--------------------------------------------------------|
@@ -30,16 +31,18 @@ class _Fault:
     """The point that is still to come."""
 
     def __init__(self, text: str) -> None:
-        """Raises ValueError for anything but KIND:N."""
-        self.kind, _, number = text.partition(":")
-        if self.kind not in KINDS or not number.isdecimal() or int(number) < 1:
-            raise ValueError(f"{VARIABLE}={text}: want KIND:N, KIND one of {', '.join(KINDS)}")
-        self.left = int(number)
+        """Raises ValueError for anything but KIND:N and KIND:N@K."""
+        self.kind, _, place = text.partition(":")
+        number, at, rank = place.partition("@")
+        if self.kind not in KINDS or not number.isdecimal() or int(number) < 1 or bool(at) != rank.isdecimal():
+            raise ValueError(f"{VARIABLE}={text}: want KIND:N or KIND:N@RANK, KIND one of {', '.join(KINDS)}")
+        self.left = int(number) if rank in ("", os.environ.get("RANK")) else 0
 
     def is_now(self, *kinds: Kind) -> bool:
-        if self.kind in kinds:
-            self.left -= 1
-        return self.kind in kinds and self.left == 0
+        if self.kind not in kinds or self.left == 0:
+            return False
+        self.left -= 1
+        return self.left == 0
 
 
 _fault: _Fault | None = None

@@ -2,6 +2,10 @@
 
 The handler only takes a note, because it runs between any two bytecodes of the main thread. Work
 asks `stop.check()` at points that it can go on from.
+
+Python runs handlers when the main thread comes back to it, and that may take long: a call into torch, or a sleep that
+began just after the signal came. So a thread of ours hears of signals too, by the descriptor that Python's C handler
+writes their numbers to (signal.set_wakeup_fd), and it is this thread that ends the process at the second one.
 """
 
 from __future__ import annotations
@@ -18,6 +22,17 @@ from rlp_engine.errors import Interrupted
 
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
 _WORDS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+_is_listening = False
+
+
+def _be_deaf_in_child() -> None:
+    # A forked worker has our descriptor: what it gets, such as the Ctrl-C of its group, would count as ours.
+    if _is_listening:
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_be_deaf_in_child)
 
 
 class StopSignal:
@@ -41,9 +56,11 @@ class StopSignal:
         self._announce = announce
         self._echo_seconds = echo_seconds
         self._heard = 0.0
+        self._first = threading.Lock()  # whoever has it took note of the first signal; it is never given back
         self._pid = os.getpid()
         self._before_exit: list[Callable[[], None]] = []
         self._previous: dict[int, object] = {}
+        self._ears: threading.Thread | None = None
 
     @property
     def requested(self) -> bool:
@@ -69,31 +86,63 @@ class StopSignal:
         self._before_exit.append(callback)
 
     def __enter__(self) -> StopSignal:
+        global _is_listening
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            self._reader, self._writer = os.pipe()
+            os.set_blocking(self._writer, False)
+            self._ears = threading.Thread(target=self._listen, name="rlp-signals", daemon=True)
+            self._ears.start()
+            self._previous_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            _is_listening = True
             for number in _HANDLED:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # ignored: nohup, or a shell's background job
                     self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
+        global _is_listening
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set by other than Python
         self._previous.clear()
+        if self._ears and os.getpid() == self._pid:
+            signal.set_wakeup_fd(self._previous_writer)
+            _is_listening = self._previous_writer != -1
+            os.set_blocking(self._writer, True)
+            os.write(self._writer, b"\0")  # ends the thread; closing would not: forked workers hold the pipe too
+            self._ears.join()
+            os.close(self._writer)
+            os.close(self._reader)
+            self._ears = None
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a forked worker, which inherited us
-            if number == signal.SIGTERM:  # its parent's way to end it
-                os._exit(128 + number)
-            return  # Ctrl-C goes to the whole group; the parent says when to stop
-        if self.requested:
-            if time.monotonic() - self._heard < self._echo_seconds:
-                return
-            for callback in self._before_exit:
-                with suppress(OSError):
-                    callback()
-            os._exit(128 + number)  # no clean-up: whoever asks twice does not want to wait for it
-        self.signal_number = number
+        if os.getpid() == self._pid:
+            self._note(number)
+        elif number == signal.SIGTERM:  # we are a forked worker, and this is its parent's way to end it
+            os._exit(128 + number)
+        # Ctrl-C goes to the whole group; the parent says when its workers stop
+
+    def _listen(self) -> None:
+        """In the thread: every signal as it comes, until a 0."""
+        is_first, heard = True, 0.0
+        while number := os.read(self._reader, 1)[0]:
+            if number not in _HANDLED:
+                continue
+            self._note(number)
+            if is_first and self._first.locked():  # unlocked: `request` came before it
+                heard = time.monotonic()
+            elif time.monotonic() - max(heard, self._heard) >= self._echo_seconds:
+                for callback in self._before_exit:
+                    with suppress(OSError):
+                        callback()
+                os._exit(128 + number)  # no clean-up: whoever asks twice does not want to wait for it
+            is_first = False
+
+    def _note(self, number: int) -> None:
+        """Of the first signal; the main thread and ours both hear of it."""
+        if self.requested or not self._first.acquire(blocking=False):
+            return
         self._heard = time.monotonic()
+        self.signal_number = number
         if not self._announce:
             return
         # Straight to the descriptor: the signal may have come in the middle of a write to sys.stderr,

@@ -52,7 +52,7 @@ def of_status(response: httpx2.Response, data: bytes, *, server: str, model: str
     status = response.status_code
     said = readable(data, secret)
     if status in PASSING or (status >= 500 and status != 501):
-        wait = retry_after(response.headers.get("retry-after", ""))
+        wait = retry_after(response.headers.get("retry-after", ""), response.headers.get("date", ""))
         return PassingFailure(str(status), f"answered {status}" + (f": {said}" if said else ""), wait)
     mends = {
         401: "name the variable that holds the key in api_key_env",
@@ -70,14 +70,27 @@ def of_status(response: httpx2.Response, data: bytes, *, server: str, model: str
     )
 
 
-def retry_after(value: str) -> float:
-    """Seconds of a Retry-After header: a number, or an HTTP date (RFC 9110, 10.2.3); 0 for anything else."""
+def retry_after(value: str, date: str = "") -> float:
+    """Seconds of a Retry-After header: a number, or an HTTP date (RFC 9110, 10.2.3); 0 for anything else.
+
+    Args:
+        date: the answer's Date header, from which an HTTP date is counted: our clock may be another.
+    """
     if re.fullmatch(r"\d{1,9}(\.\d+)?", value.strip()):
         return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    until = _timestamp(value)
+    if until is None:
         return 0.0
+    said_at = _timestamp(date)
+    return max(0.0, until - (time.time() if said_at is None else said_at))
+
+
+def _timestamp(http_date: str) -> float | None:
+    """Seconds since 1970; None for what is no date."""
+    try:
+        return email.utils.parsedate_to_datetime(http_date).timestamp()
+    except ValueError:
+        return None
 
 
 def without_key(data: bytes, key: str) -> bytes:

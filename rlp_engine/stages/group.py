@@ -30,7 +30,7 @@ from rlp_engine.run.events import SilentEvents
 from rlp_engine.run.exit_reasons import LostRanksInWords
 from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.reporting import LogReporter, Reporter
-from rlp_engine.run.resources import release_memory
+from rlp_engine.run.resources import ResourcesInWords, release_memory
 from rlp_engine.run.signals import StopSignal
 from rlp_engine.stages.spec import ConfigView, StageContext, StageSpec, input_paths
 
@@ -83,10 +83,10 @@ class Leader:
         self.world.broadcast({"do": "agree"})
         _agree(self.world, stop)
 
-    def start(self, name: str) -> None:
-        """All ranks enter this stage."""
+    def start(self, name: str, lower: Sequence[str] = ()) -> None:
+        """All ranks enter this stage. `lower`: the config keys that take less memory when they are lower."""
         if not self.is_alone:
-            self.world.broadcast({"do": "stage", "name": name})
+            self.world.broadcast({"do": "stage", "name": name, "lower": list(lower)})
             self.is_together = True
 
     def finish(self, reporter: Reporter) -> None:
@@ -163,7 +163,8 @@ def follow(run_dir: Path, world: World, build: Callable[[RunConfig], Sequence[St
         build: the pipeline of a config; the same as rank 0's.
 
     Raises:
-        Interrupted: the ranks agreed to stop. LostRankError: another rank has gone. What a stage's function raises.
+        Interrupted: the ranks agreed to stop. LostRankError: another rank has gone. What a stage's function raises;
+        ResourceError where that is for want of memory or disk.
     """
     layout = RunLayout(run_dir)
     rank = rank_process()
@@ -205,7 +206,8 @@ class _Follower:
                 if message["do"] == "agree":
                     _agree(self.world, self.stop)
                 else:
-                    self._run(self.pipeline[message["name"]], reporter)
+                    with ResourcesInWords(f"stage {message['name']}", self.layout.run_dir, message["lower"]):
+                        self._run(self.pipeline[message["name"]], reporter)
         finally:
             log.close()
 

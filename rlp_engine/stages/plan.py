@@ -14,7 +14,7 @@ from rlp_engine.errors import ConfigError, CorruptArtifactError, RlpError
 from rlp_engine.run.attempt import FORCED, Complete, complete, corrupt
 from rlp_engine.run.fingerprint import DigestCache, InputDigest, Work, safe_keys, section_values
 from rlp_engine.run.layout import CHECKPOINTS, RunLayout
-from rlp_engine.run.lock import live_owner
+from rlp_engine.run.lock_owner import live_owner
 from rlp_engine.run.manifest import AttemptRecord, read_attempt, size_problems
 from rlp_engine.stages.selection import Chosen, Selection, choose
 from rlp_engine.stages.spec import StageInput, StageSpec, check_pipeline, is_remote

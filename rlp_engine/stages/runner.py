@@ -22,6 +22,7 @@ from rlp_engine.run.exit_reasons import LostRanksInWords
 from rlp_engine.run.fingerprint import DigestCache
 from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.lock import RunLock
+from rlp_engine.run.lock_owner import Watch
 from rlp_engine.run.log_files import log_files
 from rlp_engine.run.reporting import NullReporter, Reporter, TeeReporter
 from rlp_engine.run.resources import ResourcesInWords, release_memory
@@ -87,7 +88,8 @@ def execute(
     rank, group = rank_process(), leader()
     with ResourcesInWords("the run directory", layout.run_dir), ExitStack() as stack:
         stop = stack.enter_context(group.stop_signal(layout))
-        lock = stack.enter_context(RunLock(layout.lock))
+        watch = Watch(told=reporter.line, meanwhile=lambda: stop.check("before the lock"))
+        lock = stack.enter_context(RunLock(layout.lock, watch))
         stop.before_exit(lock.abandon)
         number, log = stack.enter_context(log_files(layout, rank))
         reporter = group.hears(TeeReporter(reporter, log))
@@ -225,7 +227,7 @@ class _Session:
                 on_device=lambda device: self._warn_of(name, attempt.computes_on(device)),
             )
             if spec.ranks == "all":
-                self.group.start(name)
+                self.group.start(name, lower)
             summary = spec.load()(context)
             self.group.finish(self.reporter)
             check_sources(self.digests, stage)

@@ -15,7 +15,7 @@ import pytest
 
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.distributed.launch_environment import free_port
-from rlp_engine.run.lock import live_owner
+from rlp_engine.run.lock_owner import live_owner
 from rlp_engine.run.reporting import NullReporter
 from rlp_engine.stages.runner import execute
 
@@ -87,6 +87,15 @@ def test_an_error_of_rank_1_is_told_once_with_its_exit_code(start, tmp_path):
     assert processes_of(tmp_path) == []
 
 
+def test_a_full_disk_of_rank_1_is_told_as_one_of_rank_0(start, tmp_path):
+    process = start("full:1")
+    _, err = process.communicate(timeout=LONGEST_SECONDS)
+    assert process.returncode == 6, err
+    assert "error: rank 1: no space left on the disk (stage sft)\n" in err
+    assert f"{tmp_path}/sft.partial/rank_1.json: it needs " in err
+    assert "bug" not in err
+
+
 def test_a_killed_rank_ends_the_launch_with_a_clear_error(start, tmp_path):
     process = start("kill:1")
     until(lambda: is_training(tmp_path), "never trained")
@@ -126,6 +135,24 @@ def test_sigterm_makes_a_checkpoint_and_another_world_size_goes_on_with_a_notice
     assert prepared["platform"]["world_size"] == 2
     assert prepared["platform"]["launcher"] == ("deepspeed" if launcher == "bare" else launcher)
     assert prepared["notices"] == []
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_every_rank_at_once_and_the_run_goes_on_later(start, tmp_path):
+    process = start("hang")
+    until(lambda: is_training(tmp_path), "never trained")
+    process.send_signal(signal.SIGINT)
+    while "once more to stop at once" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=LONGEST_SECONDS)
+    assert process.returncode == 130
+    until(lambda: not processes_of(tmp_path), "a rank still runs")
+    assert live_owner(tmp_path / "lock") is None
+    process = start("none")
+    _, err = process.communicate(timeout=LONGEST_SECONDS)
+    assert process.returncode == 0, err
+    assert json.loads((tmp_path / "sft" / "stage.json").read_text())["summary"]["sum"] == 2 * sum(range(1, 7))
 
 
 def test_no_rank_outlives_a_killed_parent(start, tmp_path):

@@ -34,3 +34,10 @@ def test_a_hundred_kills_over_every_stage():
     did = torture("--kills", "100", "--seed", "0")
     assert did["kills"] >= 100
     assert len(did["stages"]) >= 8
+
+
+@pytest.mark.slow
+def test_kills_of_two_ranks_their_launchers_and_their_parents():
+    pytest.importorskip("deepspeed", reason="the extra `deepspeed` is not installed")
+    did = torture("--ranks", "2", "--kills", "8", "--seed", "0")
+    assert did["kills"] >= 8

@@ -49,7 +49,19 @@ def test_a_full_disk_fails_one_write_and_not_the_next(tmp_path):
         faults.arm("")
 
 
-@pytest.mark.parametrize("text", ["write", "write:", "write:0", "sync:1", "write:-1"])
+def test_a_fault_of_one_rank_leaves_the_others_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    faults.arm("full:1@0")
+    try:
+        write_text(tmp_path / "a", "old")
+        faults.arm("full:1@1")
+        with pytest.raises(DiskFullError):
+            write_text(tmp_path / "a", "new")
+    finally:
+        faults.arm("")
+
+
+@pytest.mark.parametrize("text", ["write", "write:", "write:0", "sync:1", "write:-1", "write:1@", "write:1@one"])
 def test_what_names_no_point_is_refused(text):
     with pytest.raises(ValueError, match="want KIND:N"):
         faults.arm(text)

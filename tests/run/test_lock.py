@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -6,13 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from small_pipeline import forked
 
 from rlp_engine.errors import ResourceError, RunLockedError
-from rlp_engine.run.lock import DEAD_AFTER_SECONDS, RunLock, live_owner, read_owner
+from rlp_engine.run.lock import RunLock, require_unlocked
+from rlp_engine.run.lock_owner import Watch, live_owner, process_start, read_owner
 
 HOLD = """
 import sys, time
@@ -91,16 +95,117 @@ def test_an_illegible_lock_that_nobody_holds_is_taken(tmp_path, content):
         lock.check()
 
 
-def test_another_host_is_believed_while_its_heart_beats(tmp_path):
-    lock = tmp_path / "lock"
-    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "process_started": "x", "since": "then"}))
-    with pytest.raises(RunLockedError) as error, RunLock(lock):
+DAY = 86_400.0
+HEART = """
+import os, sys, time
+lock, seconds = sys.argv[1:]
+while True:
+    try:
+        now = time.time() + float(seconds)
+        os.utime(lock, (now, now))
+    except FileNotFoundError:
         pass
+    time.sleep(0.1)
+"""
+
+
+def lock_of(folder, **owner) -> Path:
+    (folder / "lock").write_text(
+        json.dumps({"host": "elsewhere", "pid": 1, "process_started": "x", "since": "-"} | owner)
+    )
+    return folder / "lock"
+
+
+@pytest.mark.parametrize("skew", [-DAY, 3600.0])
+def test_another_machine_is_believed_while_its_heart_beats_whatever_its_clock_shows(tmp_path, skew):
+    lock = lock_of(tmp_path)
+    heart = subprocess.Popen([sys.executable, "-c", HEART, lock, str(skew)])
+    told = []
+    try:
+        with pytest.raises(RunLockedError, match="another process") as error, RunLock(lock, Watch(told=told.append)):
+            pass
+    finally:
+        heart.kill()
+        heart.wait()
     assert "pid 1 on elsewhere" in error.value.where
-    silent_since = time.time() - DEAD_AFTER_SECONDS - 1
-    os.utime(lock, (silent_since, silent_since))
-    with RunLock(lock) as taken:
+    assert told == ["the lock names pid 1 on elsewhere, since -: watching for up to 60 s whether it still works"]
+    assert read_owner(lock).host == "elsewhere", "a refused process must leave the owner's lock alone"
+
+
+@pytest.mark.parametrize("skew", [-DAY, 0.0, DAY])
+def test_another_machine_that_is_silent_while_we_watch_is_dead_whatever_its_clock_showed(tmp_path, skew):
+    lock = lock_of(tmp_path)
+    os.utime(lock, (time.time() + skew,) * 2)
+    watch = Watch(seconds=0.4)
+    require_unlocked(lock, watch)
+    began = time.monotonic()
+    require_unlocked(lock, watch)
+    assert time.monotonic() - began < 0.25, "what was silent for so long need not be watched again"
+    with RunLock(lock, watch) as taken:
         assert taken.taken_over.host == "elsewhere"
+        taken.check()
+
+
+def test_a_twin_of_this_host_is_another_machine(tmp_path):
+    _, _, ticks = process_start(os.getpid()).rpartition(":")
+    lock = lock_of(tmp_path, host=socket.gethostname(), pid=os.getpid(), process_started=f"another boot:{ticks}")
+    told = []
+    require_unlocked(lock, Watch(seconds=0.0, told=told.append))
+    assert told == []
+    require_unlocked(lock, Watch(seconds=0.2, told=told.append))
+    assert len(told) == 1
+
+
+def test_a_watch_ends_when_its_owner_does_and_when_we_are_stopped(tmp_path):
+    lock = lock_of(tmp_path)
+    with RunLock(lock, Watch(meanwhile=lock.unlink)) as taken:
+        assert taken.taken_over is None
+        taken.check()
+
+    def stop():
+        raise InterruptedError
+
+    lock = lock_of(tmp_path)
+    with pytest.raises(InterruptedError), RunLock(lock, Watch(meanwhile=stop)):
+        pass
+    assert read_owner(lock).host == "elsewhere"
+
+
+def test_who_slept_while_another_machine_took_the_lock_over_notices(tmp_path):
+    with RunLock(tmp_path / "lock") as lock:
+        (tmp_path / "lock").write_text(json.dumps({"host": "x", "pid": 1, "process_started": "x", "since": "-"}))
+        with pytest.raises(RunLockedError, match="taken over"):
+            lock.check()
+    assert read_owner(tmp_path / "lock").host == "x", "the new owner's file is left alone"
+
+
+def test_of_two_that_take_one_dead_lock_over_the_last_to_write_has_it(tmp_path):
+    lock = lock_of(tmp_path)
+
+    def overwrite():
+        while read_owner(lock).host == "elsewhere":
+            time.sleep(0.01)
+        lock_of(tmp_path, host="third")
+
+    other = threading.Thread(target=overwrite)
+    other.start()
+    with pytest.raises(RunLockedError) as error, RunLock(lock, Watch(seconds=0.0)):
+        pass
+    other.join()
+    assert "pid 1 on third" in error.value.where
+
+
+def test_a_file_system_without_flock_is_said_in_words(tmp_path):
+    def work():
+        def refuse(event, _):
+            if event == "fcntl.flock":
+                raise OSError(errno.ENOSYS, "Function not implemented")
+
+        sys.addaudithook(refuse)
+        with pytest.raises(ResourceError, match="cannot lock files"), RunLock(tmp_path / "lock"):
+            pass
+
+    assert forked(work) == 0
 
 
 def test_a_worker_that_outlives_its_parent_does_not_keep_the_lock(tmp_path):

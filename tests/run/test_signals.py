@@ -39,6 +39,11 @@ STUBBORN = """
             say("asked")
             time.sleep(60)
 """
+DEAF = """
+    import hashlib, threading
+    threading.Timer(0.2, say, ["deep in it"]).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes without a look at signals
+"""
 WORKER = """
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     worker.start()
@@ -95,10 +100,29 @@ def test_a_second_signal_ends_the_process_after_what_must_not_wait(start, second
     assert process.returncode == code
 
 
+def test_signals_are_heard_while_the_main_thread_is_in_a_call_that_hears_none(start):
+    process = start(DEAF)
+    assert process.stdout.readline() == "deep in it\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "\n"
+    assert "once more to stop at once" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[0] == "released\n"
+    assert process.returncode == 130
+
+
 def test_a_forked_worker_ends_by_sigterm_and_leaves_ctrl_c_to_its_parent(start):
     process = start(WORKER)
     out, _ = process.communicate(timeout=20)
     assert out == "True\n143\nafter\n"
+
+
+def test_a_worker_that_lives_on_does_not_keep_us(start):
+    body = """
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    worker.start()
+    """
+    assert start(body).communicate(timeout=20)[0] == "after\n"
 
 
 def test_a_signal_that_is_ignored_stays_ignored(start):

@@ -18,6 +18,7 @@ from rlp_engine.errors import ConfigError, DataError, Interrupted, ServerError
 from rlp_engine.run.reporting import NullReporter
 from rlp_engine.run.signals import StopSignal
 from rlp_engine.serving.client import ServerClient
+from rlp_engine.serving.failures import retry_after
 from rlp_engine.serving.messages import ServerAnswer, ServerRequest
 
 
@@ -136,6 +137,14 @@ def test_retry_after_is_obeyed_by_all_requests():
     assert len(told.warnings) == 2
     assert "429" in told.warnings[0]
     assert "answers again" in told.warnings[1]
+
+
+def test_a_date_to_retry_after_is_counted_from_the_servers_own_clock():
+    in_1994 = "Sun, 06 Nov 1994 08:49:{:02d} GMT"
+    assert retry_after(in_1994.format(37), in_1994.format(30)) == 7.0
+    assert retry_after(in_1994.format(37), in_1994.format(40)) == 0.0
+    assert retry_after(in_1994.format(37)) == 0.0, "without its Date it has passed"
+    assert retry_after("soon", in_1994.format(30)) == 0.0
 
 
 def test_a_hanging_server_is_left_for_a_live_one():
