@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import traceback
 from pathlib import Path
 
 import pytest
-from cli_process import SANDBOX, run_rlp
+from cli_process import SANDBOX, environment, run_rlp
 from fake_server import FakeServer, Reply
 
 from rlp_cli.render import Output
@@ -61,6 +62,45 @@ def test_samples_and_errors_of_a_data_file_and_its_name_do_not_either(tmp_path):
     assert not FORBIDDEN & set(done.stdout + done.stderr)
     missing = run_rlp("status", tmp_path / HOSTILE.replace("/", "_"), code=3)
     assert not FORBIDDEN & set(missing.stdout + missing.stderr)
+
+
+NOISE = """
+import logging, os, sys, threading, warnings
+from rlp_cli import app
+
+def noisy(output):
+    text = os.environ["NOISE"]
+    warnings.warn(text)
+    logging.getLogger("transformers").warning("model %s", text)
+    try:
+        raise OSError(text)
+    except OSError:
+        logging.getLogger("torch").exception("no weights")
+    print(text)
+    sys.stderr.write("\\r 50% of " + text)
+    thread = threading.Thread(target=lambda: 1 / {}[text])
+    thread.start()
+    thread.join()
+    output.warn("done")
+
+app._add(app.app, "noisy", noisy)
+app.main(["noisy"])
+"""
+
+
+def test_what_libraries_print_is_cleaned_and_not_hidden():
+    """transformers quotes a model's name, and a rank's output goes to launcher.log."""
+    key = {"NOISE_KEY": "s3cret-and-long", "NOISE": f"{HOSTILE} s3cret-and-long"}
+    done = subprocess.run(
+        [sys.executable, "-c", NOISE], capture_output=True, text=True, env=environment(**key), check=True
+    )
+    said = done.stdout + done.stderr
+    assert said.count(SHOWN) >= 6
+    assert all(f"{SHOWN} ***" in line for line in said.splitlines() if SHOWN in line)
+    assert not FORBIDDEN & set(said)
+    assert "\n 50% of wiped" in said
+    assert "OSError: wiped" in said
+    assert "s3cret" not in said
 
 
 def test_logs_are_cleaned_as_the_terminal_is(tmp_path):
