@@ -22,6 +22,7 @@ from pathlib import Path
 
 from rlp_engine.errors import ResourceError, RunLockedError
 from rlp_engine.run.disk import Writing
+from rlp_engine.run.json_text import parse_json
 from rlp_engine.run.layout import utc_now
 
 HEARTBEAT_SECONDS = 10.0
@@ -77,7 +78,7 @@ def process_start(pid: int) -> str | None:
 def read_owner(path: Path) -> Owner | None:
     """Whom the lock file names; None if there is no file, or nothing legible in it."""
     try:
-        return Owner(**json.loads(path.read_bytes()))
+        return Owner(**parse_json(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 
