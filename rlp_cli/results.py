@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ PARTS_SHOWN = 2  # of what the judge's score is made of; --verbose, --json and t
 def read_results(run_dir: Path) -> dict[str, Any] | None:
     """evaluate/results.json, or None before `evaluate` is done."""
     from rlp_engine.errors import CorruptArtifactError
+    from rlp_engine.run.json_text import parse_json
     from rlp_engine.run.layout import RunLayout
 
     path = RunLayout(run_dir).stage("evaluate") / "results.json"
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:

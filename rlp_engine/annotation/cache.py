@@ -9,7 +9,6 @@ where their lines are.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 from rlp_engine.run.events import append_line
 from rlp_engine.run.fingerprint import canonical
+from rlp_engine.run.json_text import parse_json
 
 Key = bytes
 KEY_BYTES = 16  # of sha256: two of 10^9 requests share a key with a chance of 10^-21
@@ -90,7 +90,7 @@ class AnswerCache:
 
 
 def _parsed(line: bytes) -> tuple[Key, Answer]:
-    values = json.loads(line)
+    values = parse_json(line)
     key = bytes.fromhex(values.pop("key"))
     answer = Answer(**values)
     if len(key) != KEY_BYTES or not isinstance(answer.text, str):

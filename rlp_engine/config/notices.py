@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from rlp_engine.config.rules import server_judges, value_of
-from rlp_engine.config.schema import RunConfig, ServerConfig
+from rlp_engine.config.rules import server_judges
+from rlp_engine.config.schema import RunConfig, value_of
+from rlp_engine.config.sections.generation import ServerConfig
 
 _MODELS = ("model.path", "sft.ready_model", "train_rm.base_model", "collect.annotator.path", "evaluate.judge.path")
 _ANSWERS = frozenset({"collect", "sample", "evaluate"})  # kinds of stages that generation.server answers in

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rlp_engine.run import faults
-from rlp_engine.run.atomic import write_bytes
+from rlp_engine.run.atomic import fsync, write_bytes
 from rlp_engine.run.disk import Writing
+from rlp_engine.run.json_text import parse_json
 from rlp_engine.run.layout import utc_now
 from rlp_engine.safe_text import redact
 
@@ -55,7 +56,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     with open(path, "rb") as file:
         for line in file:
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError:
                 continue
             if isinstance(record, dict):
@@ -105,8 +106,7 @@ class MetricsLog:
     def sync(self) -> None:
         """Wait until every line so far is on the disk."""
         if self.path.exists():
-            with open(self.path, "rb") as file:
-                os.fsync(file.fileno())
+            fsync(self.path)
 
     def cut_to(self, step: int) -> int:
         """Drop the lines of later steps and torn ones, so that a resumed run has no step twice. Returns how many."""
@@ -126,7 +126,7 @@ class MetricsLog:
 def _step_of(line: bytes) -> float:
     """The line's step; infinity, which every cut drops, if the line is not a record."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return math.inf
     step = record.get("step") if isinstance(record, dict) else None

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rlp_engine.run.atomic import remove_temporaries, write_json
+from rlp_engine.run.json_text import parse_json
 
 _ABSENT = object()
 _FRESH_NS = 2_000_000_000  # a file changed within this time may change again within its time stamp's grain
@@ -157,7 +158,7 @@ class DigestCache:
         self._path = path
         self._changed = False
         try:
-            entries = json.loads(path.read_bytes())
+            entries = parse_json(path.read_bytes())
         except (OSError, ValueError):  # no cache, or a broken one: hash again
             entries = {}
         self._entries: dict[str, list[Any]] = entries if isinstance(entries, dict) else {}

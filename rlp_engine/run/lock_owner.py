@@ -7,7 +7,6 @@ counts is that the file's time changes, never which time it shows: machines' clo
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import socket
@@ -18,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlp_engine.run.json_text import parse_json
 from rlp_engine.run.layout import utc_now
 
 HEARTBEAT_SECONDS = 10.0
@@ -65,7 +65,7 @@ def process_start(pid: int) -> str | None:
 def read_owner(path: Path) -> Owner | None:
     """Whom the lock file names; None if there is no file, or nothing legible in it."""
     try:
-        return Owner(**json.loads(path.read_bytes()))
+        return Owner(**parse_json(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 

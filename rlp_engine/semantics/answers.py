@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, get_args
 from rlp_engine.methods.entailment_clusters import Label
 from rlp_engine.run.events import append_line
 from rlp_engine.run.fingerprint import sha256_of_json
+from rlp_engine.run.json_text import parse_json
 
 KEY_BYTES = 16  # of sha256: two of 10^9 questions share a key with a chance of 10^-21
 
@@ -84,7 +85,7 @@ class Answers:
                 if number == 0 and b'"answers"' not in line:
                     continue  # the header
                 try:
-                    yield {bytes.fromhex(key): _answer(*value) for key, value in json.loads(line)["answers"].items()}
+                    yield {bytes.fromhex(key): _answer(*value) for key, value in parse_json(line)["answers"].items()}
                 except (ValueError, KeyError, TypeError, AttributeError):
                     self.unreadable_lines += 1
 

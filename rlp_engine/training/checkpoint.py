@@ -10,6 +10,7 @@ A folder without COMPLETE does not count. Digests are verified before anything i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -30,10 +31,16 @@ from rlp_engine.errors import CorruptArtifactError
 from rlp_engine.run import faults
 from rlp_engine.run.atomic import fsync, fsync_tree, rename
 from rlp_engine.run.disk import Writing
+from rlp_engine.run.json_text import parse_json
 
 TENSORS, STATE, COMPLETE = "tensors.safetensors", "state.json", "COMPLETE"
 _PARTIAL = ".partial"
 _NAME = re.compile(r"step_(\d+)(\.partial)?")
+_DAMAGED = (
+    errno.EIO,
+    errno.EISDIR,
+    errno.ENOTDIR,
+)  # of a disk, of a folder; other system errors are no damage
 
 
 @dataclass(frozen=True)
@@ -125,18 +132,23 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
         CorruptArtifactError: it is not whole, or a digest differs.
     """
     try:
-        marker = (path / COMPLETE).read_text(encoding="utf-8")
-        if marker != _sha256(path / STATE):
+        if (path / COMPLETE).read_bytes() != _sha256(path / STATE).encode():
             raise _corrupt(path, f"{STATE} has changed since it was saved")
-        record = json.loads((path / STATE).read_text(encoding="utf-8"))
+        record = parse_json((path / STATE).read_bytes())
         if verify and record["tensors"]["sha256"] != _sha256(path / TENSORS):
             raise _corrupt(path, f"{TENSORS} has changed since it was saved")
         tensors = load_file(path / TENSORS)
+        return Checkpoint(record["step"], datetime.fromisoformat(record["saved"]), TaskState(tensors, record["values"]))
     except FileNotFoundError as error:
         raise _corrupt(path, f"incomplete: no {Path(error.filename).name}") from error
     except SafetensorError as error:
         raise _corrupt(path, f"{TENSORS} does not read: {error}") from error
-    return Checkpoint(record["step"], datetime.fromisoformat(record["saved"]), TaskState(tensors, record["values"]))
+    except OSError as error:
+        if error.errno not in _DAMAGED:
+            raise
+        raise _corrupt(path, f"{Path(error.filename or path).name} does not read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:  # its digest is right: somebody else wrote it
+        raise _corrupt(path, f"{STATE} is not one of ours: {error!r}") from error
 
 
 def random_states() -> dict[str, Tensor]:

@@ -154,6 +154,7 @@ def run_steps(
             tensors = {**state.tensors, **checkpoints.random_states()}
             values = {"task": dict(state.values), "metrics": metrics}
             if ours.is_leader:
+                metrics_log.sync()  # a power cut must not leave a checkpoint whose lines are lost
                 checkpoints.save(folder, step, TaskState(tensors, values), keep=checkpoint.keep)
         if stopping:
             ours.barrier()  # whoever is ended by the launcher is not the one that saves

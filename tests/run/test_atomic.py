@@ -50,7 +50,9 @@ def test_temporaries_of_every_kind_go_and_nothing_else(tmp_path):
 
 
 def test_of_one_file_only_what_dead_writers_left_goes(tmp_path):
-    dead = os.waitpid(subprocess.Popen(["true"]).pid, 0)[0]
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    dead = ended.pid
     names = [f".a.html.{dead}-0.tmp", f".a.html.{os.getpid()}-0.tmp", f".b.html.{dead}-0.tmp", "a.html"]
     for name in names:
         (tmp_path / name).write_text("1")

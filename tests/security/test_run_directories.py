@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 from cli_process import SANDBOX, run_rlp
 
+from rlp_cli.results import read_results
 from rlp_engine.config.annotators import load_annotator
 from rlp_engine.config.load import create_run, load_preset, load_run, require_run
 from rlp_engine.config.outside import MOST_CONFIG_BYTES
 from rlp_engine.config.toml_text import key_lines
 from rlp_engine.errors import ConfigError, CorruptArtifactError
 from rlp_engine.run.clean import removable
+from rlp_engine.run.events import MetricsLog
+from rlp_engine.run.fingerprint import DigestCache
 from rlp_engine.run.layout import RunLayout
+from rlp_engine.run.lock import read_owner
 from rlp_engine.run.manifest import read_manifest
 
 
@@ -121,6 +125,26 @@ def test_names_in_a_config_that_would_be_paths_are_refused(run_dir, sets):
 def test_a_stage_name_stays_below_the_run(tmp_path, name):
     with pytest.raises(AssertionError):
         RunLayout(tmp_path).stage(name)
+
+
+def test_files_of_a_run_that_are_nested_without_end_are_passed_over(run_dir):
+    deep = b"[" * 100_000 + b"\n"
+    for name in ("metrics.jsonl", "lock", ".cache/digests.json"):
+        (run_dir / name).parent.mkdir(exist_ok=True)
+        (run_dir / name).write_bytes(deep)
+    log = MetricsLog(run_dir / "metrics.jsonl")
+    log.append(2, {"loss": 0.5})
+    log.cut_to(2)
+    assert log.read() == [{"step": 2, "loss": 0.5}]
+    assert read_owner(run_dir / "lock") is None
+    assert DigestCache(run_dir / ".cache/digests.json").of(run_dir / "run.toml")
+    for folder in ("sft", "evaluate"):
+        (run_dir / folder).mkdir()
+    (run_dir / "sft" / "stage.json").write_bytes(deep)
+    (run_dir / "evaluate" / "results.json").write_bytes(deep)
+    for read, place in ((read_manifest, run_dir / "sft"), (read_results, run_dir)):
+        with pytest.raises(CorruptArtifactError, match="cannot be read"):
+            read(place)
 
 
 def quickly(act, *words) -> ConfigError:

@@ -1,3 +1,4 @@
+import hashlib
 import shutil
 
 import pytest
@@ -64,15 +65,37 @@ def test_a_half_written_folder_is_passed_over(two):
     assert [name for name, _ in search.skipped] == ["step_000003.partial"]
 
 
-@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json"])
-def test_a_changed_byte_is_found_and_the_one_before_is_taken(two, file):
+@pytest.mark.parametrize("bit", [1, 128])  # 128: no UTF-8 any more
+@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json", "COMPLETE"])
+def test_a_changed_byte_is_found_and_the_one_before_is_taken(two, file, bit):
     path = two / "step_000002" / file
     data = bytearray(path.read_bytes())
-    data[-2] ^= 1
+    data[-2] ^= bit
     path.write_bytes(data)
     search = checkpoint.newest(two)
     assert search.found.step == 1
-    assert search.skipped == [("step_000002", f"{file} has changed since it was saved")]
+    changed = "state.json" if file == "COMPLETE" else file
+    assert search.skipped == [("step_000002", f"{changed} has changed since it was saved")]
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", "[" * 100_000, "\udcff"])
+def test_a_stranger_s_state_with_the_right_digest_is_passed_over(two, text):
+    path = two / "step_000002" / "state.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    (path.parent / "COMPLETE").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    search = checkpoint.newest(two)
+    assert search.found.step == 1
+    assert "state.json is not one of ours" in search.skipped[0][1]
+
+
+@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json", "COMPLETE"])
+def test_a_file_that_became_a_folder_is_passed_over(two, file):
+    path = two / "step_000002" / file
+    path.unlink()
+    path.mkdir()
+    search = checkpoint.newest(two)
+    assert search.found.step == 1
+    assert search.skipped == [("step_000002", f"{file} does not read: Is a directory")]
 
 
 def test_the_newest_are_kept_and_half_written_ones_go(two):

@@ -1,11 +1,15 @@
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
+from small_pipeline import forked
 from training.tiny_tasks import Recorder, train
 
 from rlp_engine.errors import HealthError, Interrupted, ResourceError
+from rlp_engine.run import faults
 from rlp_engine.run.events import MetricsLog
 from rlp_engine.run.signals import StopSignal
 from rlp_engine.training.checkpoint import TaskState
@@ -90,6 +94,16 @@ def test_lines_after_the_checkpoint_are_cut_and_not_repeated(straight, tmp_path)
     train(Walk(), out, reporter=reporter)
     assert logged_steps(out) == [1, 2, 3, 4, 5, 6, 7]
     assert "starting at step 1 of 7; step_000007 was ignored (incomplete: no COMPLETE)" in reporter.lines[0]
+
+
+def test_the_lines_so_far_are_on_the_disk_before_a_checkpoint_relies_on_them(tmp_path):
+    def work():
+        faults.arm("fsync:1")
+        train(Walk(), tmp_path / "out", every_steps=1)
+
+    assert os.WTERMSIG(forked(work)) == signal.SIGKILL
+    assert logged_steps(tmp_path / "out") == [1]
+    assert not (tmp_path / "out" / "checkpoints").exists()
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(straight, tmp_path):
