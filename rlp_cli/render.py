@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rlp_engine.errors import RlpError
 
 _STYLES = {"error": "1;31", "warning": "33", "good": "32", "pending": "33", "dim": "2", "head": "1"}
+_MOST_SHOWN = 4000  # characters of each part of an error; --json has the whole
 _NOT_ERRORS = {10, 130, 143}  # work is pending; somebody stopped the run: what was asked for, not a failure
 _STATUS_STYLES = {"done": "good", "failed": "error", "stale": "pending", "interrupted": "pending", "running": "pending"}
 
@@ -133,12 +134,12 @@ class Output:
         self._write(sys.stderr, text.rstrip(), "dim")
 
     def _error_parts(self, what: str, parts: Sequence[tuple[str, str]], label: str = "error: ") -> None:
-        self._write(sys.stderr, f"{label}{what}", "error" if label else "warning")
+        self._write(sys.stderr, f"{label}{_bounded(what)}", "error" if label else "warning")
         labels = dict(parts)
         if "found" in labels and "want" in labels and len(labels["found"] + labels["want"]) < 100:
             parts = [(k, f"{v}      want: {labels['want']}" if k == "found" else v) for k, v in parts if k != "want"]
         for label, text in parts:
-            self._write(sys.stderr, f"  {label + ':':<6} {text}")
+            self._write(sys.stderr, f"  {label + ':':<6} {_bounded(text)}")
 
     # --- progress
 
@@ -218,6 +219,11 @@ def prepare_streams() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     clean_streams()
+
+
+def _bounded(text: str) -> str:
+    """A part of a message that quotes what somebody wrote, or a file: never a screen full of it."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... ({len(text):,} characters)"
 
 
 def _error_object(error: RlpError) -> Mapping[str, str]:

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlp_engine.config.nesting import longest
 from rlp_engine.config.outside import read_config_text
 from rlp_engine.config.presets import preset_path
 from rlp_engine.config.schema import RunConfig
-from rlp_engine.config.toml_text import KeyPath, key_lines, parse_key, parse_toml, parse_value
+from rlp_engine.config.toml_text import KeyPath, key_lines, parse_key, parse_toml, parse_value, shortened
 from rlp_engine.errors import ConfigError
 
-MOST_KEYS = 1000  # of a file; the schema has some 300
+MOST_KEYS = 1000  # of a file, and --set options of a command line; the schema has some 300
+MOST_ITEMS = 1000  # of one list or free-form table: tomlkit takes the square of their number
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,11 @@ def file_layer(path: Path, source: str) -> Layer:
         raise ConfigError(what, where=f"{path}, line 1", mend="save it as UTF-8 without one")
     values = dict(leaves(parse_toml(text, str(path)), defaults()))
     if len(values) > MOST_KEYS:  # each one that is wrong is looked up among all that are right
-        raise ConfigError(f"a config of {len(values)} keys", where=str(path), want=f"at most {MOST_KEYS}")
-    return Layer(source, values, str(path), key_lines(text))
+        mend = "is it another file?"
+        raise ConfigError(f"a config of {len(values)} keys", where=str(path), want=f"at most {MOST_KEYS}", mend=mend)
+    layer = Layer(source, values, str(path), key_lines(text))
+    _refuse_long_lists(layer)
+    return layer
 
 
 def preset_layer(name: Any, where: str = "") -> Layer:
@@ -60,19 +65,36 @@ def preset_layer(name: Any, where: str = "") -> Layer:
 
 
 def set_layer(sets: Sequence[str]) -> Layer:
-    return Layer("--set", parse_sets(sets))
+    layer = Layer("--set", parse_sets(sets))
+    _refuse_long_lists(layer)
+    return layer
+
+
+def _refuse_long_lists(layer: Layer) -> None:
+    for path, value in layer.values.items():
+        if (count := longest(value)) > MOST_ITEMS:
+            raise ConfigError(
+                f"{'.'.join(path)} holds {count:,} items", where=layer.place(path), want=f"at most {MOST_ITEMS:,}",
+                mend="no key needs so many",
+            )  # fmt: skip
 
 
 def parse_sets(sets: Sequence[str]) -> dict[KeyPath, Any]:
+    if len(sets) > MOST_KEYS:
+        mend = "write them into run.toml"
+        raise ConfigError(f"{len(sets):,} --set options", where="--set", want=f"at most {MOST_KEYS:,}", mend=mend)
     values: dict[KeyPath, Any] = {}
+    schema = defaults()
     for text in sets:
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ConfigError(f"--set {text!a} is not UTF-8 text", where="--set", mend="write it in UTF-8")
+            what = f"--set {shortened(ascii(text))} is not UTF-8 text"
+            raise ConfigError(what, where="--set", mend="write it in UTF-8")
         key, equals, value = text.partition("=")
         if not equals:
-            raise ConfigError(f"--set {text}: want KEY=VALUE", where="--set", mend="for example --set ppo.steps=40")
+            what = f"--set {shortened(text)}: want KEY=VALUE"
+            raise ConfigError(what, where="--set", mend="for example --set ppo.steps=40")
         path = parse_key(key.strip())
-        values[path] = parse_value(value.strip(), at(defaults(), path))
+        values[path] = parse_value(value.strip(), at(schema, path))
     return values
 
 

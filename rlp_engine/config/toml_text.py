@@ -58,15 +58,19 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     return values
 
 
+def shortened(text: str, most: int = 200) -> str:
+    """What somebody wrote, as far as a message shows it."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
 def parse_key(text: str) -> KeyPath:
     """'data.test."a b"' -> ("data", "test", "a b").
 
     Raises:
         ConfigError: when it is not a TOML key.
     """
-    bad = ConfigError(
-        f"'{text}' is not a key", where="--set", mend="write --set SECTION.KEY=VALUE, for example ppo.steps=40"
-    )
+    mend = "write --set SECTION.KEY=VALUE, for example ppo.steps=40"
+    bad = ConfigError(f"'{shortened(text)}' is not a key", where="--set", mend=mend)
     if "\n" in text:
         raise bad
     try:

@@ -30,6 +30,7 @@ from rlp_engine.models.model_folders import (
     refuse_odd_files,
     resolve_source,
 )
+from rlp_engine.models.plausible import refuse_more_than_stored, refuse_odd_sizes
 
 if not torch.cuda.is_available():  # else DeepSpeed, where it is installed, prints that it looked for a GPU
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -43,14 +44,17 @@ def load_config(source: Path | str, model: ModelConfig, **overrides: Any) -> Pre
     """
     place = resolve_source(source)
     refuse_odd_files(place)
+    _refuse_odd_sizes(place, model)
     with readable_errors(place):
         config = AutoConfig.from_pretrained(place, **_origin(place, model), **overrides)
+        parts = {id(part): part for part in (config, config.get_text_config())}.values()
+        settings = [(part, key, value) for part in parts for key, value in part.to_dict().items()]
     if not model.trust_remote_code:
         refuse_fetched_kernels(config, place)
-    for part in {id(part): part for part in (config, config.get_text_config())}.values():
-        for key, value in part.to_dict().items():
-            if isinstance(value, float) and ("dropout" in key or key.endswith("pdrop")):
-                setattr(part, key, 0.0)
+    for part, key, value in settings:
+        if isinstance(value, float) and ("dropout" in key or key.endswith("pdrop")):
+            setattr(part, key, 0.0)
+    config.return_dict = True  # what reads the outputs reads them by name
     return config
 
 
@@ -86,6 +90,8 @@ def load_module(
     if model.attn_implementation != "auto":
         options["attn_implementation"] = model.attn_implementation
     with readable_errors(place), quiet():
+        if Path(place).is_dir():
+            refuse_more_than_stored(auto_class, config, Path(place), trust_remote_code=model.trust_remote_code)
         module, info = auto_class.from_pretrained(place, output_loading_info=True, **options, **_origin(place, model))
     missing = sorted(set(info["missing_keys"]) - set(new_weights))
     if missing:
@@ -111,6 +117,7 @@ def load_tokenizer(source: Path | str, model: ModelConfig) -> PreTrainedTokenize
     """
     place = resolve_source(source)
     refuse_odd_files(place)
+    _refuse_odd_sizes(place, model)  # transformers reads the config for a tokenizer, too
     with readable_errors(place, "tokenizer"), quiet():
         return AutoTokenizer.from_pretrained(place, **_origin(place, model))
 
@@ -118,6 +125,14 @@ def load_tokenizer(source: Path | str, model: ModelConfig) -> PreTrainedTokenize
 def _origin(place: str, model: ModelConfig) -> dict[str, Any]:
     revision = model.revision if place == model.path else "main"
     return {"revision": revision, "trust_remote_code": model.trust_remote_code}
+
+
+def _refuse_odd_sizes(place: str, model: ModelConfig) -> None:
+    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
+        return  # told by who needs it
+    with readable_errors(place):
+        values, _ = PreTrainedConfig.get_config_dict(place, revision=_origin(place, model)["revision"])
+        refuse_odd_sizes(values, place)
 
 
 @contextmanager

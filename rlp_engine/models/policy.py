@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.errors import ModelError
 from rlp_engine.models.export import save_module
-from rlp_engine.models.loading import load_module, load_tokenizer
+from rlp_engine.models.loading import load_config, load_module, load_tokenizer
 from rlp_engine.models.special_tokens import ensure_pad_token, eos_ids
 
 
@@ -45,6 +45,7 @@ def load_policy(source: Path | str, model: ModelConfig, *, device: torch.device 
     Raises:
         ModelError: if it cannot be loaded whole, or its tokenizer has no EOS.
     """
+    config = load_config(source, model)
     tokenizer = load_tokenizer(source, model)
     if tokenizer.eos_token_id is None:
         raise ModelError(
@@ -52,7 +53,7 @@ def load_policy(source: Path | str, model: ModelConfig, *, device: torch.device 
             where=str(source),
             mend='name one in its tokenizer_config.json: "eos_token": "..."',
         )
-    module = load_module(AutoModelForCausalLM, source, model, device=device)
+    module = load_module(AutoModelForCausalLM, source, model, device=device, config=config)
     ensure_pad_token(tokenizer, module)
     return Policy(module, tokenizer)
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlp_engine.config.layers import all_keys
-from rlp_engine.config.load import load_run
+from rlp_engine.config.load import create_run, load_run
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.errors import ConfigError
 
@@ -29,6 +29,7 @@ DEEP = "[" * 5000 + "]" * 5000
         ("[data.test]\npath = '/dev/zero'", "is a pipe or a device", "line 2"),
         (f"[model]\npath = '{'a' * 5000}'", "names a model folder that is not there", "line 2"),
         ("[model]\npath = '~nobody-of-this-name/x'", "names a model folder that is not there", "line 2"),
+        (f"[ppo]\ncandidates = {[1] * 1001}", "ppo.candidates holds 1,001 items", "line 2"),
     ],
 )
 def test_a_hostile_run_toml_is_one_message(tmp_path, text, what, line):
@@ -50,12 +51,25 @@ def test_a_hostile_run_toml_is_one_message(tmp_path, text, what, line):
         "seed=\udc80",
         "\udc80=1",
         "data.test.path=a\0b",
+        "ppo.candidates=[" + "1," * 100_000 + "]",
+        "data.test.where={" + ",".join(f"a{i}=1" for i in range(1001)) + "}",
     ],
 )
 def test_a_hostile_set_is_one_message(tmp_path, text):
     (tmp_path / "run.toml").write_text("")
     with pytest.raises(ConfigError):
         load_run(tmp_path, [text])
+
+
+def test_more_set_options_than_there_are_keys_are_one_message(tmp_path):
+    (tmp_path / "run.toml").write_text("")
+    with pytest.raises(ConfigError, match="10,000 --set options"):
+        load_run(tmp_path, ["ppo.steps=4"] * 10_000)
+
+
+def test_a_list_as_long_as_is_allowed_is_written_to_run_toml(tmp_path):
+    create_run(tmp_path / "run", "quickstart", [f"ppo.candidates={list(range(1, 1001))}"])
+    assert load_run(tmp_path / "run").config.ppo.candidates[-1] == 1000
 
 
 WORDS = st.sampled_from(

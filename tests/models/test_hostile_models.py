@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import ModelError
 from rlp_engine.models.policy import load_policy
+from rlp_engine.models.reward import load_reward
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_an_error(llama_folder, tmp_path):
@@ -23,11 +25,45 @@ def test_a_tokenizer_larger_than_the_embedding_is_an_error(llama_folder, tmp_pat
         load_policy(tmp_path, ModelConfig())
 
 
-@pytest.mark.parametrize("content", ["[]", "null", '{"model_type": "llama", "num_attention_heads": 0}'])
+@pytest.mark.parametrize("content", ["[]", "null", '{"model_type": [3]}'])
 def test_a_config_that_is_none_is_an_error(llama_folder, content):
     (llama_folder / "config.json").write_text(content)
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_policy(llama_folder, ModelConfig())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("num_hidden_layers", -1, "a size that no model has"),
+        ("num_hidden_layers", 10**9, "a size that no model has"),  # would be built, one by one
+        ("max_position_embeddings", 0, "a size that no model has"),
+        ("vocab_size", "100", "a size that no model has"),
+        ("intermediate_size", 1 << 20, "far more weights than the checkpoint holds"),
+        ("num_hidden_layers", 100, "far more weights than the checkpoint holds"),
+        ("num_key_value_heads", 1, "cannot be loaded"),
+        ("hidden_size", 18, "cannot be loaded"),
+        ("dtype", "float99", "cannot be loaded"),
+        ("text_config", {"hidden_size": 8}, "cannot be loaded"),
+        ("text_config", {"hidden_size": -8}, "a size that no model has"),
+        ("sliding_window", -1, "a size that no model has"),
+    ],
+)
+def test_numbers_of_a_config_that_no_model_has_are_told_before_the_model_is_built(llama_folder, key, value, said):
+    change(llama_folder / "config.json", **{key: value})
+    with pytest.raises(ModelError, match=said) as error:
+        load_policy(llama_folder, ModelConfig())
+    assert error.value.where.startswith(str(llama_folder))
+
+
+def test_a_config_that_asks_for_tuples_is_read_by_name_all_the_same(llama_folder):
+    change(llama_folder / "config.json", return_dict=False)
+    reward_model = load_reward(llama_folder, ModelConfig(), from_policy=True)
+    assert len(reward_model.score([[3, 4], [5]], microbatch=2)) == 2
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def test_an_adapter_for_some_base_is_an_error(llama_folder):
