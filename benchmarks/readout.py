@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from uml_study import Base, grouped, markdown, rows_of, shown
+from uml_study import Base, grouped
+from uml_tables import markdown, rows_of, shown
 
 from rlp_engine.data.records import PreferencePair, Prompt
 from rlp_engine.data.rows import read_prompts

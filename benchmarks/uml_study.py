@@ -17,20 +17,18 @@ instructions, gold being the truth; a standard error is over policy seeds, rewar
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import math
 import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
+from uml_arms import ARMS, Arm
+from uml_tables import rows_of, tables
 
 from rlp_engine.config.load import load_run
 from rlp_engine.config.sections.reward import MultiViewConfig
@@ -54,48 +52,7 @@ from rlp_engine.training.views import PolicyAnswers, ViewPair, ViewPairs, normal
 
 ANSWERS = 6  # of each policy to a held-out instruction
 LAST_STEPS = 10  # of joint training, over which the loss's diagnostics are averaged
-LADDER = (1, 2, 3, 4, 6, 10)  # epochs of the runs on D alone
-INSIDE = (
-    *("jsd", "skl", "nwj", "mean_sigma", "v_within", "z_within", "reward_within"),
-    *("train_loss", "train_accuracy", "held_out_loss", "held_out_accuracy", "train_seconds"),
-)
 DIAGNOSTICS = ("jsd", "skl", "nwj", "mean_sigma", "beta")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to refine. `multi_view` changes keys of the preset's [refine_rm.multi_view]; None = D alone."""
-
-    multi_view: dict[str, Any] | None = None
-    views: str = "answers"
-    hard_negatives: str = "none"
-    epochs: int = 3
-    start: str = "sft"
-
-
-ARMS = {f"D {epochs}": Arm(epochs=epochs) for epochs in LADDER} | {
-    "uml": Arm({}),
-    "lambda .1": Arm({"weight": 0.1}),
-    "lambda .02": Arm({"weight": 0.02}),
-    "beta_end 0": Arm({"beta_end": 0.0}),
-    "beta_end .1": Arm({"beta_end": 0.1}),
-    "as written": Arm({"normalise": "none", "warmup_steps": 0, "beta_ramp": 0.0}),
-    "not standardised": Arm({"normalise": "none"}),
-    "placebo": Arm({}, views="placebo"),
-    "same-meaning": Arm({}, views="same-meaning"),
-    "same-meaning, hard": Arm({}, views="same-meaning", hard_negatives="also"),
-    "same-meaning, hard only": Arm({}, views="same-meaning", hard_negatives="only"),
-    "wordings": Arm({}, views="wordings"),
-    "wordings, hard": Arm({}, views="wordings", hard_negatives="also"),
-    "wordings, hard only": Arm({}, views="wordings", hard_negatives="only"),
-    "wordings, hard only, lambda .1": Arm({"weight": 0.1}, views="wordings", hard_negatives="only"),
-    "from train-rm, D 3": Arm(start="train-rm"),
-    "from train-rm, not standardised": Arm({"normalise": "none"}, start="train-rm"),
-    "from train-rm, uml": Arm({}, start="train-rm"),
-    "uml, 10 epochs": Arm({}, epochs=10),
-}
-
-CONTROLS = [arm for arm in ARMS.values() if arm.multi_view is None and arm.start == "sft"]
 
 
 class Base:
@@ -287,10 +244,6 @@ def share(values_ND: torch.Tensor) -> float:
     return float(within_share(values_ND[::ANSWERS], values_ND[1::ANSWERS]))
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def run_refinements(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     done = {(row["base"], row["split"], row["arm"], row["seed"]) for row in rows_of(arguments.out)}
@@ -305,83 +258,6 @@ def run_refinements(arguments: argparse.Namespace) -> None:
                 with arguments.out.open("a", encoding="utf-8") as file:
                     rounded = {name: round(value, 5) for name, value in measured.items()}
                     file.write(json.dumps(key | rounded) + "\n")
-
-
-Results = dict[tuple[str, str, int], dict[str, Any]]  # (arm, base, reward seed) -> its line
-
-
-def by_policy_seed(values: Iterable[tuple[str, float]]) -> list[float]:
-    """(base, value) of single reward models -> a mean for each base, in the order of their names."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for base, value in values:
-        found[base].append(value)
-    return [statistics.fmean(found[base]) for base in sorted(found)]
-
-
-def difference_in_steps(results: Results, row: dict[str, Any], name: str) -> float:
-    """What the arm has more than D alone from the same start, for as many steps, at the same reward seed."""
-    start, epochs = ARMS[row["arm"]].start, ARMS[row["arm"]].epochs
-    control = "from train-rm, D 3" if start == "train-rm" else f"D {epochs}"
-    return row[name] - results[control, row["base"], row["seed"]][name]
-
-
-def difference_in_loss(results: Results, row: dict[str, Any], name: str) -> float:
-    """What the arm has more than D alone, from pi_SFT, where that has the same training loss.
-
-    Linear between the lengths of the ladder, its ends beyond. The ladder of the same reward seed where it is whole,
-    the mean one of the policy seed elsewhere.
-    """
-    ladder = {e: [r for (arm, base, _), r in results.items() if (arm, base) == (f"D {e}", row["base"])] for e in LADDER}
-    own = {e: [r for r in rows if r["seed"] == row["seed"]] for e, rows in ladder.items()}
-    ladder = own if all(own.values()) else ladder
-    mean = statistics.fmean
-    points = sorted((mean(r["train_loss"] for r in rows), mean(r[name] for r in rows)) for rows in ladder.values())
-    loss = min(max(row["train_loss"], points[0][0]), points[-1][0])
-    (low, low_value), (high, high_value) = next(two for two in itertools.pairwise(points) if loss <= two[1][0])
-    return row[name] - (low_value + (high_value - low_value) * (loss - low) / (high - low))
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return statistics.fmean(values), error
-
-
-def shown(values: Sequence[float], signed: bool = False) -> str:
-    mean, error = mean_and_error(values)
-    return f"{mean:+.3f} ± {error:.3f}" if signed else f"{mean:.3f} ± {error:.3f}"
-
-
-def tables(rows: Sequence[dict[str, Any]]) -> str:
-    """Accuracies, paired differences from both controls, and what else was measured, as markdown."""
-    results = {(row["arm"], row["base"], row["seed"]): row for row in rows}
-    measures = ("ppo_accuracy", "ppo_correct", "sft_accuracy", "sft_correct")
-    accuracies, differences, insides = [], [], []
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        own = [row for row in rows if row["arm"] == arm]
-        means = [by_policy_seed((row["base"], row[m]) for row in own) for m in measures]
-        accuracies.append([arm, str(len(own)), *map(shown, means)])
-        cells = []
-        for m in measures:
-            for difference in (difference_in_steps, difference_in_loss):
-                gains = by_policy_seed((row["base"], difference(results, row, m)) for row in own)
-                cells.append(shown(gains, signed=True))
-        if ARMS[arm] not in CONTROLS:
-            differences.append([arm, *cells])
-        found = [by_policy_seed((row["base"], row[name]) for row in own if name in row) for name in INSIDE]
-        insides.append([arm, *(f"{statistics.fmean(values):.3f}" if values else "" for values in found)])
-    heads = [f"{m}, {control}" for m in measures for control in ("steps", "loss")]
-    return "\n".join(
-        [
-            *markdown(["arm", "models", *measures], accuracies),
-            *markdown(["arm minus D alone matched in", *heads], differences),
-            *markdown(["arm", *INSIDE], insides),
-        ]
-    )
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table, and an empty line after it."""
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)] + [""]
 
 
 def print_tables(arguments: argparse.Namespace) -> None:

@@ -28,3 +28,12 @@ def score_difference(path: Path, sequences: Sequence[Sequence[int]], scores: Seq
     with torch.no_grad():
         logits_B1 = module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     return float((logits_B1[:, 0].double() - torch.tensor(scores, dtype=torch.float64)).abs().max())
+
+
+def plain_rewards(folder: Path, texts: list[str]) -> torch.Tensor:
+    """What plain transformers makes of the texts, one at a time."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        ids = [tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"] for text in texts]
+        return torch.cat([model(input_ids=one).logits[0] for one in ids])

@@ -97,5 +97,23 @@ def outputs(run_dir: Path, stages: Sequence[str] | None = None) -> dict[str, dic
 
 def metrics(run_dir: Path, stage: str) -> list[dict[str, float]]:
     """metrics.jsonl without its wall times."""
-    rows = [json.loads(line) for line in (run_dir / stage / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if not key.endswith("seconds")} for row in rows]
+    return [
+        {key: value for key, value in row.items() if not key.endswith("seconds")}
+        for row in rows(run_dir / stage / "metrics.jsonl")
+    ]
+
+
+def rows(path: Path) -> list[dict]:
+    """Of a file with one JSON object a line."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_rows(path: Path, lines: list[dict]) -> str:
+    """The other way; the path as text."""
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def recorded(run_dir: Path, stage: str) -> dict:
+    """Its stage.json."""
+    return json.loads((run_dir / stage / "stage.json").read_text())

@@ -11,6 +11,7 @@ from typing import Any
 from rlp_engine.data.records import Demonstration, Prompt
 from rlp_engine.data.rows import read_demonstrations, read_prompts
 from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.distributed.world import world
 from rlp_engine.models.lora import add_lora
 from rlp_engine.models.policy import Policy, load_policy, save_policy
 from rlp_engine.models.scratch import build_scratch
@@ -30,6 +31,7 @@ def run(context: StageContext) -> dict[str, Any]:
     template = PromptTemplate(config.model.template, policy.tokenizer)
     seed_parts = (config.seed, 0, "sft")
     task = SftTask(policy, template, demonstrations, config.sft, seed_parts=seed_parts, deepspeed=config.deepspeed)
+    tell_left_out(context, task, len(demonstrations))
     metrics = train(context, task)
     after_training(task, lambda: save_policy(policy, context.out / "model"))
     return {
@@ -38,6 +40,15 @@ def run(context: StageContext) -> dict[str, Any]:
         "optimizer_steps": task.total_steps,
         "loss": metrics.get("loss"),
     }
+
+
+def tell_left_out(context: StageContext, task: SftTask, total: int) -> None:
+    """Warn of demonstrations that nothing is learned from: their prompt alone fills sft.max_length."""
+    if task.num_without_response and world().is_leader:  # every rank counts the same ones
+        context.reporter.warn(
+            f"{task.num_without_response} of {total} demonstrations have no response within "
+            f"sft.max_length = {context.config.sft.max_length} tokens and are left out"
+        )
 
 
 def starting_policy(context: StageContext, demonstrations: list[Demonstration], device) -> Policy:

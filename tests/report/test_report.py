@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 
-from rlp_engine.report import names
-from rlp_engine.report.comparisons import against_kl
-from rlp_engine.report.html import Markup, clean, clip, number, tag
 from rlp_engine.report.page import write_report
 from rlp_engine.report.read import read_decisions, read_run
 
@@ -331,77 +328,3 @@ def test_decisions_are_counted_and_a_few_are_kept(run_dir: Path) -> None:
     assert sum(sum(counts.values()) for counts in decisions.by_confidence.values()) == 200
     assert len(decisions.examples) <= 12
     assert problems == []
-
-
-def test_a_method_keeps_its_colour_and_methods_differ() -> None:
-    every = ["sft", "ppo", "round-1/uml/ppo", "round-1/spg/refine-rm", "round-2/spg/ppo", "round-1/reseed/ppo"]
-    colours = names.colours(every)
-    assert colours["sft"] == 0
-    assert colours["ppo"] == 1
-    assert len({colours[m] for m in ("ppo", "spg", "uml", "reseed")}) == 4
-    assert names.colours(reversed(every)) == colours
-
-
-def test_policies_of_one_reward_model_are_joined_and_named_once() -> None:
-    rows = [
-        {"name": name, "kl": kl, "win_rate": rate, "standard_error": 2.0}
-        for name, kl, rate in (
-            ("sft", None, 50.0),
-            ("ppo", 2.0, 60.0),
-            ("ppo-kl0.5", 1.0, 55.0),
-            ("ppo-kl2", 0.5, 52.0),
-        )
-    ]
-    colours = names.colours([row["name"] for row in rows])
-    figure = str(against_kl(rows, colours))
-    assert "KL coefficient" not in figure
-    apart = str(against_kl([row | {"name": row["name"].replace("-kl", "x")} for row in rows], colours))
-    through_three = r'<path d="M [\d.]+ [\d.]+ \nL [\d.]+ [\d.]+ \nL [\d.]+ [\d.]+ \n"[^>]*stroke: var\('
-    assert [len(re.findall(through_three, text)) for text in (figure, apart)] == [1, 0]
-
-
-@pytest.mark.parametrize(
-    ("full", "label"),
-    [
-        ("sft", "SFT"),
-        ("best-of-16", "Best of 16"),
-        ("round-1/spg/ppo", "RLP-SPG"),
-        ("round-3/uml+spg/ppo", "RLP-UML+SPG (round 3)"),
-        ("round-1/reseed/refine-rm", "Control"),
-        ("round-1/spg-kl0.05", "RLP-SPG, KL coefficient 0.05"),
-        ("ppo-kl2", "PPO, KL coefficient 2"),
-        ("something", "something"),
-    ],
-)
-def test_labels(full: str, label: str) -> None:
-    assert names.parse(full).label == label
-
-
-def test_tags_escape_text_and_attributes_and_keep_markup() -> None:
-    assert tag("p", "<b>", Markup("<i></i>"), title='"x" & <y>') == (
-        '<p title="&quot;x&quot; &amp; &lt;y&gt;">&lt;b&gt;<i></i></p>'
-    )
-    assert (
-        tag("p", ["a", ["b", None]], class_="c", aria_hidden="true", style=None)
-        == '<p class="c" aria-hidden="true">ab</p>'
-    )
-    assert tag("meta", charset="utf-8") == '<meta charset="utf-8">'
-
-
-def test_text_that_cannot_be_written_or_runs_backwards_is_replaced() -> None:
-    assert clean("a\x00b\ud800c\u202ed\n\te") == "a\ufffdb\ufffdc\ufffdd\n\te"
-    assert clean("čeština 日本語 🙂 עברית") == "čeština 日本語 🙂 עברית"
-
-
-def test_numbers_for_people() -> None:
-    assert number(1234567) == "1\N{NARROW NO-BREAK SPACE}234\N{NARROW NO-BREAK SPACE}567"
-    assert number(-1.25, 1) == "−1.2"
-    assert number(1.25, 2, sign=True, unit=" points") == "+1.25 points"
-    assert number(-0.001, 1, sign=True) == "0.0"
-    assert number(-1234.5, 1) == "−1\N{NARROW NO-BREAK SPACE}234.5"
-    assert [number(x) for x in (None, float("nan"), float("inf"), "x", True)] == ["–"] * 5
-
-
-def test_long_texts_say_how_much_is_left_out() -> None:
-    assert clip("x" * 10, 4) == "xxxx … [6 more characters]"
-    assert clip("short") == "short"

@@ -1,8 +1,14 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
-from training.tiny_tasks import DEMONSTRATIONS, sft_task
+from training.tiny_tasks import DEMONSTRATIONS, Recorder, sft_task
 
+from rlp_engine.config.schema import RunConfig
+from rlp_engine.data.records import Demonstration
 from rlp_engine.errors import DataError
+from rlp_engine.stages.sft import tell_left_out
 
 
 def gradients(task, rows):
@@ -45,8 +51,14 @@ def test_the_policy_learns_its_demonstrations(folder):
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_a_demonstration_whose_prompt_fills_the_length_is_left_out_and_counted(folder):
-    task = sft_task(folder, max_length=6)
-    assert task.num_without_response == 0
+def test_a_demonstration_whose_prompt_fills_the_length_is_left_out_and_said(folder):
+    assert sft_task(folder, max_length=6).num_without_response == 0
+    long = Demonstration(replace(DEMONSTRATIONS[0].prompt, instruction="what colour is the sky " * 9), "blue")
+    task = sft_task(folder, [long, *DEMONSTRATIONS], max_length=16)
+    reporter, config = Recorder(), RunConfig(sft=task.config)
+    tell_left_out(SimpleNamespace(reporter=reporter, config=config), task, 13)
+    assert reporter.warned == [
+        "1 of 13 demonstrations have no response within sft.max_length = 16 tokens and are left out"
+    ]
     with pytest.raises(DataError, match="none of 12 demonstrations has a response within 5 tokens"):
         sft_task(folder, max_length=5)  # "what colour is sky ?" has 5

@@ -64,12 +64,12 @@ def template_of(model: Policy | RewardModel) -> PromptTemplate:
     return PromptTemplate("plain", model.tokenizer)
 
 
-def sft_task(folder: Path, lora=None, **changes) -> SftTask:
+def sft_task(folder: Path, demonstrations=DEMONSTRATIONS, lora=None, **changes) -> SftTask:
     policy = load_policy(folder, MODEL)
     if lora:
         add_lora(policy.model, lora, seed=4)
     config = SftConfig(**({"epochs": 4, "minibatch": 5, "microbatch": 2, "optimizer": FAST} | changes))
-    return SftTask(policy, template_of(policy), DEMONSTRATIONS, config, seed_parts=(1, 0, "sft"), deepspeed=DEEPSPEED)
+    return SftTask(policy, template_of(policy), demonstrations, config, seed_parts=(1, 0, "sft"), deepspeed=DEEPSPEED)
 
 
 def reward_of(folder: Path) -> RewardModel:
