@@ -132,15 +132,16 @@ def test_another_machine_is_believed_while_its_heart_beats_whatever_its_clock_sh
     assert read_owner(lock).host == "elsewhere", "a refused process must leave the owner's lock alone"
 
 
-@pytest.mark.parametrize("skew", [-DAY, 0.0, DAY])
+@pytest.mark.parametrize("skew", [-DAY, DAY])
 def test_another_machine_that_is_silent_while_we_watch_is_dead_whatever_its_clock_showed(tmp_path, skew):
     lock = lock_of(tmp_path)
     os.utime(lock, (time.time() + skew,) * 2)
-    watch = Watch(seconds=0.4)
+    told = []
+    watch = Watch(seconds=0.3, told=told.append)
     require_unlocked(lock, watch)
-    began = time.monotonic()
+    assert len(told) == 1
     require_unlocked(lock, watch)
-    assert time.monotonic() - began < 0.25, "what was silent for so long need not be watched again"
+    assert len(told) == 1, "what was silent for so long need not be watched again"
     with RunLock(lock, watch) as taken:
         assert taken.taken_over.host == "elsewhere"
         taken.check()
