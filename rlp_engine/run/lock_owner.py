@@ -84,16 +84,13 @@ def _boot(process_started: str) -> str:
     return boot if ticks.isdecimal() else ""
 
 
-def _is_original(owner: Owner, path: Path) -> bool:
-    """Is this the file that the owner made, not a copy?"""
-    return not owner.inode or _inode(path) == owner.inode
-
-
-def _inode(path: Path) -> int | None:
+def _still_runs(owner: Owner, path: Path) -> bool:
+    """Of an owner on this machine: is its process there, and is this the file that it made, not a copy?"""
     try:
-        return path.stat().st_ino
+        is_original = owner.inode in (0, path.stat().st_ino)
     except OSError:
-        return None
+        return False
+    return is_original and process_start(owner.pid) == owner.process_started
 
 
 def live_owner(path: Path) -> Owner | None:
@@ -103,10 +100,10 @@ def live_owner(path: Path) -> Owner | None:
     of both, which may disagree. Nothing may be decided by that.
     """
     owner = read_owner(path)
-    if owner is None or not _is_original(owner, path):
+    if owner is None:
         return None
     if is_of_this_machine(owner):
-        return owner if process_start(owner.pid) == owner.process_started else None
+        return owner if _still_runs(owner, path) else None
     with suppress(OSError):
         return owner if abs(time.time() - path.stat().st_mtime) < DEAD_AFTER_SECONDS else None
     return None
@@ -121,12 +118,8 @@ class Watch:
     meanwhile: Callable[[], object] = lambda: None  # called again and again; what it raises ends the watch
 
     def is_alive(self, owner: Owner, path: Path) -> bool:
-        """Does the owner of this file still run? Of one on this machine, or of a copy of its file, that is known."""
-        if not _is_original(owner, path):
-            return False
-        if is_of_this_machine(owner):
-            return process_start(owner.pid) == owner.process_started
-        return self._beats(owner, path)
+        """Does the owner of this file still run? Of one on this machine that is known at once."""
+        return _still_runs(owner, path) if is_of_this_machine(owner) else self._beats(owner, path)
 
     def _beats(self, owner: Owner, path: Path) -> bool:
         first = _beat_of(path)
