@@ -7,6 +7,7 @@ Nothing that is imported here may import torch, transformers or pydantic: `rlp -
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ from rlp_cli.commands import (
 from rlp_cli.options import with_output
 from rlp_cli.render import Output, claim_stdout, hush, prepare_streams
 from rlp_cli.text import one_line
-from rlp_engine.errors import RlpError
+from rlp_engine.errors import Interrupted, RlpError
 
 # Typer carries its own copy of click since 0.2x; its public BadParameter leads to the classes of whichever it uses.
 _UsageError, _ClickException = typer.BadParameter.__mro__[1:3]
@@ -124,6 +125,11 @@ def help_text(words: Sequence[str]) -> str | None:
     return context.get_help()
 
 
+def _obeyed_ctrl_c() -> None:
+    """The work has stopped: another Ctrl-C could only end us while we say so, or by its signal and not with 130."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line; never returns. Exit codes: see rlp_engine/errors.py."""
     prepare_streams()
@@ -156,11 +162,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         output.warn("stopped; nothing was changed")
         code = 130
     except KeyboardInterrupt:
+        _obeyed_ctrl_c()
         code = 130
     except BrokenPipeError:
         hush(sys.stdout)
         code = 0
     except RlpError as error:
+        if isinstance(error, Interrupted):
+            _obeyed_ctrl_c()
         if output.verbose:
             output.traceback(traceback.format_exc())
         output.error(error)

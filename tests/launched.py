@@ -133,6 +133,7 @@ def run(run_dir: Path) -> None:
         outcome = launch(request, run_dir, words, stop=stop, said=lambda text: None, build=lambda *_, **__: command)
     assert outcome.bug is None, outcome.bug
     if outcome.error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as rlp_cli/app.py
         output.error(outcome.error)
         sys.exit(outcome.error.exit_code)
     main(words)  # nothing is left to do but the page

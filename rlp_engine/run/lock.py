@@ -131,7 +131,7 @@ class RunLock:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, line, 0)
             os.fsync(descriptor)
-        if previous is not None and not is_of_this_machine(previous):
+        if previous is not None and not is_of_this_machine(previous, self._path):
             self._require_to_be_the_last()
         return True
 

@@ -22,6 +22,8 @@ from rlp_engine.run.layout import utc_now
 
 HEARTBEAT_SECONDS = 10.0
 DEAD_AFTER_SECONDS = 60.0  # an owner on another machine that was silent for so long while we watched is gone
+_MOUNTS = Path("/proc/self/mountinfo")
+_LOCAL_KINDS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay"})
 _LOOK_SECONDS = 0.25  # between looks at a heart
 
 Beat = tuple[int, int, int]  # device and inode of a lock file, and its modification time in ns
@@ -70,12 +72,24 @@ def read_owner(path: Path) -> Owner | None:
         return None
 
 
-def is_of_this_machine(owner: Owner) -> bool:
-    """And of this boot: a twin of our host's name on a shared disk is another machine."""
+def is_of_this_machine(owner: Owner, path: Path, mounts: Path = _MOUNTS) -> bool:
+    """Of this boot, or of an earlier one: on a disk that other machines may see, that could be a twin of our name."""
     if owner.host != socket.gethostname():
         return False
     own_boot, boot = (_boot(text) for text in (process_start(os.getpid()) or "", owner.process_started))
-    return boot == own_boot or "" in (boot, own_boot)
+    return boot == own_boot or "" in (boot, own_boot) or _is_on_local_disk(path, mounts)
+
+
+def _is_on_local_disk(path: Path, mounts: Path) -> bool:
+    """Surely, that is: False where the system does not say (all but Linux)."""
+    try:
+        device = path.stat().st_dev
+        lines = mounts.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    place = f"{os.major(device)}:{os.minor(device)}"
+    kinds = {line.partition(" - ")[2].split(" ")[0] for line in lines if line.split(" ")[2:3] == [place]}
+    return bool(kinds) and kinds <= _LOCAL_KINDS
 
 
 def _boot(process_started: str) -> str:
@@ -84,16 +98,13 @@ def _boot(process_started: str) -> str:
     return boot if ticks.isdecimal() else ""
 
 
-def _is_original(owner: Owner, path: Path) -> bool:
-    """Is this the file that the owner made, not a copy?"""
-    return not owner.inode or _inode(path) == owner.inode
-
-
-def _inode(path: Path) -> int | None:
+def _still_runs(owner: Owner, path: Path) -> bool:
+    """Of an owner on this machine: is its process there, and is this the file that it made, not a copy?"""
     try:
-        return path.stat().st_ino
+        is_original = owner.inode in (0, path.stat().st_ino)
     except OSError:
-        return None
+        return False
+    return is_original and process_start(owner.pid) == owner.process_started
 
 
 def live_owner(path: Path) -> Owner | None:
@@ -103,10 +114,10 @@ def live_owner(path: Path) -> Owner | None:
     of both, which may disagree. Nothing may be decided by that.
     """
     owner = read_owner(path)
-    if owner is None or not _is_original(owner, path):
+    if owner is None:
         return None
-    if is_of_this_machine(owner):
-        return owner if process_start(owner.pid) == owner.process_started else None
+    if is_of_this_machine(owner, path):
+        return owner if _still_runs(owner, path) else None
     with suppress(OSError):
         return owner if abs(time.time() - path.stat().st_mtime) < DEAD_AFTER_SECONDS else None
     return None
@@ -121,12 +132,8 @@ class Watch:
     meanwhile: Callable[[], object] = lambda: None  # called again and again; what it raises ends the watch
 
     def is_alive(self, owner: Owner, path: Path) -> bool:
-        """Does the owner of this file still run? Of one on this machine, or of a copy of its file, that is known."""
-        if not _is_original(owner, path):
-            return False
-        if is_of_this_machine(owner):
-            return process_start(owner.pid) == owner.process_started
-        return self._beats(owner, path)
+        """Does the owner of this file still run? Of one on this machine that is known at once."""
+        return _still_runs(owner, path) if is_of_this_machine(owner, path) else self._beats(owner, path)
 
     def _beats(self, owner: Owner, path: Path) -> bool:
         first = _beat_of(path)
