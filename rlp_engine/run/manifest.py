@@ -8,10 +8,10 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rlp_engine.errors import CorruptArtifactError
 from rlp_engine.run.atomic import fsync, is_temporary, write_json
@@ -22,16 +22,6 @@ SCHEMA = 1
 # Wall times, and what went wrong before it went well: not compared and not read downstream.
 LOG_PATTERNS = (METRICS_FILE, "samples/step_*", "failed_step_*")
 OTHER_CONTENT = "has other content than when it was made"
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "str": str,
-    "int": int,
-    "float": (float, int),
-    "dict": dict,
-    "list": list,
-    "None": type(None),
-    "Work": Work,
-}
-Record = TypeVar("Record", "FileRecord", "Manifest", "AttemptRecord")
 _OWN_FILES = {STAGE_FILE, ATTEMPT_FILE, CONFIG_FILE}
 _PACKAGES = ("rlp", "torch", "transformers", "accelerate", "peft", "datasets", "numpy", "pydantic", "safetensors")
 
@@ -99,21 +89,12 @@ def read_manifest(folder: Path) -> Manifest | None:
         del values["status"]
         work = Work.from_json({key: values.pop(key) for key in ("version", "params", "config", "inputs")})
         for kind in ("outputs", "logs"):
-            values[kind] = {_below(name): _typed(FileRecord(**record)) for name, record in values[kind].items()}
-        return _typed(Manifest(work=work, **values))
+            values[kind] = {_below(name): FileRecord(**record) for name, record in values[kind].items()}
+        return Manifest(work=work, **values)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptArtifactError("stage.json cannot be read", where=str(path), found=str(error)) from error
-
-
-def _typed(record: Record) -> Record:
-    """The record itself, when its values are of the types that its fields say. Raises TypeError."""
-    for one in fields(record):
-        value, kinds = getattr(record, one.name), str(one.type).split(" | ")
-        if not isinstance(value, tuple(_TYPES[kind.partition("[")[0]] for kind in kinds)):
-            raise TypeError(f"{one.name} is {value!r:.60}, and should be {one.type}")
-    return record
 
 
 def _below(name: str) -> str:
@@ -149,7 +130,7 @@ def read_attempt(folder: Path) -> AttemptRecord | None:
     """The folder's attempt.json; None if there is none or it is not one, as nothing can be continued then."""
     try:
         values = json.loads((folder / ATTEMPT_FILE).read_bytes())
-        return _typed(AttemptRecord(work=Work.from_json(values.pop("work")), **values))
+        return AttemptRecord(work=Work.from_json(values.pop("work")), **values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
