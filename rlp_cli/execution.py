@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from rlp_engine.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlp_engine.config.load import Resolved
+    from rlp_engine.config.schema import RunConfig
     from rlp_engine.stages.plan import PlannedStage
     from rlp_engine.stages.selection import Selection
     from rlp_engine.stages.spec import StageSpec
@@ -83,6 +84,7 @@ def run_stages(
     pipeline = build_pipeline(config)
     planned = plan(run_dir, pipeline, config, selection)
     due = [stage for stage in planned if stage.is_due]
+    told = tell_notices(output, config, {stage.spec.kind for stage in due}) if dry_run else []
     if dry_run:
         show_plan(output, planned)
     require_all(resolved, [stage.spec for stage in due], where=str(run_dir / "run.toml"))
@@ -93,7 +95,8 @@ def run_stages(
         require_unlocked(RunLayout(run_dir).lock)
     if dry_run:
         output.show(f"Nothing was written. To do this: {this_command()}" if due else "Nothing to do.")
-        output.result({"run_dir": str(run_dir), "dry_run": True, "stages": [plan_object(stage) for stage in planned]})
+        stages = [plan_object(stage) for stage in planned]
+        output.result({"run_dir": str(run_dir), "dry_run": True, "stages": stages, "notices": told})
         return
     if write:
         write()
@@ -107,6 +110,25 @@ def run_stages(
         output.say("nothing to do: every stage that was asked for is done")
     if part.says_the_end:
         _finish(output, run_dir, plan(run_dir, pipeline, config), has_news=bool(due))
+
+
+def tell_notices(output: Output, config: RunConfig, kinds: Collection[str] | None = None) -> list[str]:
+    """What the config lets strangers do, for commands that do not run stages (a run says it itself)."""
+    from rlp_engine.config.notices import notices
+
+    found = notices(config, kinds)
+    for notice in found:
+        (output.warn if notice.is_warning else output.say)(notice.text)
+    return [notice.text for notice in found]
+
+
+def tell_code(output: Output, config: RunConfig) -> None:
+    """Before a command loads models of a run."""
+    from rlp_engine.config.notices import notices
+
+    for notice in notices(config):
+        if "model.trust_remote_code" in notice.keys:
+            output.warn(notice.text)
 
 
 def require_all(resolved: Resolved, specs: Sequence[StageSpec], *, where: str) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
+from rlp_cli.streams import clean_streams, own
 from rlp_cli.text import table_lines
 from rlp_engine.errors import ResourceError
 from rlp_engine.safe_text import clean, redact
@@ -144,8 +145,9 @@ class Output:
         if self.quiet or not self.on_terminal:
             return
         if self._progress is None or self._task is None:
-            self._progress, self._task = _new_progress(self._out, no_color=self._no_color)
+            self._progress, self._task = _new_progress(own(self._out), no_color=self._no_color)
             self._progress.start()
+            clean_streams()  # rich puts its own streams in place of the cleaned ones
         self._progress.update(self._task, description=clean(label), completed=done, total=total, detail=clean(detail))
 
     def stop_progress(self) -> None:
@@ -174,6 +176,7 @@ class Output:
         self._raw(stream, text + "\n")
 
     def _raw(self, stream: TextIO, text: str) -> None:
+        stream = own(stream)
         try:
             stream.write(text)
             stream.flush()
@@ -185,7 +188,7 @@ class Output:
             if not is_full(error):
                 raise
             hush(stream)  # what is left in its buffer would fail again at the end
-            if stream is not sys.stderr:  # remarks and errors are in the run's log too, and the exit code tells
+            if stream is not own(sys.stderr):  # remarks and errors are in the run's log too, and the exit code tells
                 needed = f"{len(text.encode()):,} bytes"
                 raise ResourceError(
                     "no space left on the disk for what rlp prints",
@@ -221,7 +224,7 @@ def hush(stream: TextIO) -> None:
 
 
 def prepare_streams() -> None:
-    """A terminal that knows only ASCII gets \\u escapes instead of an exception; what was closed leads to nowhere.
+    """A terminal that knows only ASCII gets \\u escapes instead of an exception; libraries get cleaned streams.
 
     A closed stream (`>&-`, some daemons) must be open before anything else is: a file would get its number, and
     hold what libraries print.
@@ -232,6 +235,7 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    clean_streams()
 
 
 def _error_object(error: RlpError) -> Mapping[str, str]:

@@ -11,10 +11,11 @@ import re
 
 SHORTEST_SECRET = 8  # characters; a shorter value is no secret, and to blot it out would garble everything
 
-# Whole escape sequences first (CSI, OSC and its relatives up to BEL or ST, two-byte ones), so that their letters go
-# too; then lone control characters but newline and tab; then marks that reverse the direction of a line.
+# Whole escape sequences first (CSI, OSC and its relatives up to BEL or ST on the same line, two-byte ones), so that
+# their letters go too; then lone control characters but newline and tab; then marks that reverse the direction of a
+# line. What has no end is text: else one name could hide all that comes after it.
 _ESCAPES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]?|\x9b[0-?]*[ -/]*[@-~]", re.S
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]?|\x9b[0-?]*[ -/]*[@-~]"
 )
 _CONTROLS = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"

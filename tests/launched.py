@@ -100,6 +100,7 @@ def rank(run_dir: Path) -> None:
 def spawn(run_dir: Path) -> None:
     shared = {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     command = [sys.executable, __file__, "rank", str(run_dir)]
+    os.write(1, b"\x1b[36m a launcher in colour \x1b[0m\x1b]0;title\x07\xff\n")
     ranks = [
         subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(number), "LOCAL_RANK": str(number)})
         for number in range(RANKS)

@@ -23,11 +23,15 @@ Match = Annotated[str, typer.Option("--key", metavar="TEXT", help="Only keys tha
 def show(output: Output, run_dir: OptionalDir = None, preset: Preset = "", sets: Sets = None, key: Match = "") -> None:
     """Show every key: value, source, meaning. Then how the batch words divide."""
     from rlp_engine.config.describe import batch_arithmetic, describe
+    from rlp_engine.config.notices import notices
 
     resolved = _load(run_dir, preset, sets or [], check_files=False)
     rows = [row for row in describe(resolved) if key in row.key]
+    found = notices(resolved.config)
+    marked = {key for notice in found for key in notice.keys}
     for row in rows:
-        output.show(f"{row.key} = {toml_value(row.value)}   ({row.source})", "" if row.source == "default" else "head")
+        style = "warning" if row.key in marked else "" if row.source == "default" else "head"
+        output.show(f"{row.key} = {toml_value(row.value)}   ({row.source}){' (!)' if row.key in marked else ''}", style)
         output.show(f"    {row.description}{'; safe: makes nothing stale' if row.safe else ''}", "dim")
     arithmetic = batch_arithmetic(resolved.config)
     if not key:
@@ -35,6 +39,11 @@ def show(output: Output, run_dir: OptionalDir = None, preset: Preset = "", sets:
         output.show("batches (all sizes count samples)", "head")
         for line in arithmetic:
             output.show(f"  {line}")
+    if found:
+        output.show()
+        output.show("(!) before you run what somebody else wrote", "head")
+        for notice in found:
+            output.show(f"  {notice.text}", "warning" if notice.is_warning else "")
     output.result(
         {
             "keys": {
@@ -42,20 +51,22 @@ def show(output: Output, run_dir: OptionalDir = None, preset: Preset = "", sets:
                 for row in rows
             },
             "batches": arithmetic,
+            "notices": [notice.text for notice in found],
         }
     )
 
 
 def check(output: Output, run_dir: OptionalDir = None, preset: Preset = "", sets: Sets = None) -> None:
     """Report every problem of a config at once, missing files too."""
-    from rlp_cli.execution import require_all
+    from rlp_cli.execution import require_all, tell_notices
     from rlp_engine.stages.pipeline import build_pipeline
 
     resolved = _load(run_dir, preset, sets or [], check_files=True)
     pipeline = build_pipeline(resolved.config)
     require_all(resolved, pipeline, where=str(run_dir or f"preset {preset}"))
+    told = tell_notices(output, resolved.config)
     output.show(f"the config is sound: {len(pipeline)} stages", "good")
-    output.result({"sound": True, "stages": [spec.name for spec in pipeline]})
+    output.result({"sound": True, "stages": [spec.name for spec in pipeline], "notices": told})
 
 
 def diff(

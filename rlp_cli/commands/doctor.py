@@ -35,6 +35,7 @@ def doctor(
 
     With several GPUs the numbers are those of one of as many ranks, under [deepspeed]'s ZeRO stage.
     """
+    from rlp_cli.execution import tell_code
     from rlp_engine.doctor.machine import parse_gpus
     from rlp_engine.doctor.report import examine
     from rlp_engine.stages.pipeline import build_pipeline
@@ -46,6 +47,7 @@ def doctor(
     for key, error in resolved.missing.items():
         if key in _LOADED:
             raise error
+    tell_code(output, resolved.config)
     output.say("measuring what the libraries take ...", "dim")
     found = examine(resolved.config, build_pipeline(resolved.config), run_dir, named)
     _show(output, found)

@@ -48,6 +48,7 @@ def export(
     dtype: Annotated[Dtype | None, typer.Option("--dtype", help="Left out: as saved.", show_default=False)] = None,
 ) -> None:
     """Copy a model out of the run. Adapters are merged; the copy is read back and its answers compared."""
+    from rlp_cli.execution import tell_code
     from rlp_cli.stages import load_pipeline
     from rlp_engine.run.layout import RunLayout
 
@@ -60,6 +61,7 @@ def export(
     verify(run_dir, [name])
     from rlp_engine.stages.export import export_model
 
+    tell_code(output, resolved.config)
     source = RunLayout(run_dir).stage(name) / "model"
     trusted = resolved.config.model.trust_remote_code
     made = export_model(source, to, kind=model.value, dtype=dtype.value if dtype else "", trust_remote_code=trusted)

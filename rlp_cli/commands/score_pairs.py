@@ -53,7 +53,7 @@ def score_pairs(
     from rlp_cli.reporter import ConsoleReporter
     from rlp_engine.data.readers import load_preferences
 
-    source, own, compute, lengths = _resolve(model, name, template)
+    source, own, compute, lengths = _resolve(output, model, name, template)
     pairs = load_preferences(
         data_file(file, field, where).model_copy(update={"limit": limit}), 0, table="", warn=output.warn
     )
@@ -75,7 +75,7 @@ def score_pairs(
 
 
 def _resolve(
-    model: str, name: str, template: Template | None
+    output: Output, model: str, name: str, template: Template | None
 ) -> tuple[Path | str, ModelConfig, ComputeConfig, tuple[int, int]]:
     """The model's folder or hub id, how to load it and on what, and (microbatch, tokens of a text)."""
     from rlp_engine.config.schema import ComputeConfig, ModelConfig
@@ -85,6 +85,7 @@ def _resolve(
             raise ConfigError(f"{model} is no run directory, so it has no '{name}'", mend="leave out --model")
         own = ModelConfig(template=template.value if template else Template.alpaca.value)
         return model, own, ComputeConfig(), (MICROBATCH, MAX_LENGTH)
+    from rlp_cli.execution import tell_code
     from rlp_cli.stages import load_pipeline
     from rlp_engine.run.layout import RunLayout
     from rlp_engine.run.verify import verify
@@ -105,6 +106,7 @@ def _resolve(
     if chosen not in finished:
         raise ConfigError(f"{model} has no finished reward model '{chosen}'", mend=f"it has: {', '.join(finished)}")
     verify(Path(model), [stages[chosen]])
+    tell_code(output, config)
     settings = config.train_rm
     path = layout.stage(stages[chosen]) / "model"
     return path, config.model, config.compute, (settings.score_microbatch, settings.max_length)

@@ -23,11 +23,14 @@ from rlp_engine.distributed.launchers import LaunchRequest, command_line, hostfi
 from rlp_engine.distributed.parent import ATTEMPT, PARENT, REASONS, Rank, Switchboard
 from rlp_engine.distributed.supervise import MEETING_SECONDS, Ended, Watch, supervise
 from rlp_engine.errors import ConfigError, Interrupted, LostRankError, ModelError, ResourceError, RlpError
+from rlp_engine.run.atomic import write_whole
 from rlp_engine.run.exit_reasons import ExitReason, first_cause, read_reasons
 from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.signals import StopSignal
+from rlp_engine.safe_text import clean, redact
 
 LAST_LINES = 5  # of launcher.log, in an error that nothing else explains
+LONGEST_LINE = 1 << 20  # characters of launcher.log that are read at a time
 
 
 class RankBug(Exception):
@@ -135,6 +138,22 @@ def launch(
             return _outcome(ended, reasons, stop, logs / "launcher.log", layout)
         finally:
             board.close()
+            _clean(logs / "launcher.log")
+
+
+def _clean(log: Path) -> None:
+    """Take out what would drive the terminal of its reader, and secrets. The ranks' Python writes none of either
+    (rlp_cli/streams.py); the launcher, and libraries in C, write as they like."""
+    if not log.exists():
+        return
+
+    def write(path: Path) -> None:
+        with log.open(encoding="utf-8", errors="replace") as source, path.open("w", encoding="utf-8") as target:
+            while part := source.readline(LONGEST_LINE):
+                target.write(clean(redact(part)))
+
+    with suppress(OSError):  # a full disk: the log stays as it is, and the launch has ended for a better reason
+        write_whole(log, write)
 
 
 def _hostfile(request: LaunchRequest, ranks_here: int, folder: Path) -> str:

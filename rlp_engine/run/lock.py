@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rlp_engine.errors import ResourceError, RunLockedError
 from rlp_engine.run.disk import Writing
-from rlp_engine.run.json_text import parse_json
+from rlp_engine.run.events import parse_json
 from rlp_engine.run.layout import utc_now
 
 HEARTBEAT_SECONDS = 10.0

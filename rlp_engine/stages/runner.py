@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlp_engine.config.notices import notices
 from rlp_engine.config.rules import value_of
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.distributed.rank import RankProcess, rank_process
@@ -112,6 +113,7 @@ def execute(
             group=group,
             logs=logs,
         )
+        session.tell({stage.spec.kind for stage in planned if stage.is_due})
         return session.run(chosen)
 
 
@@ -130,6 +132,12 @@ class _Session:
     adopt_from: tuple[Path, ...]
     group: Leader
     logs: Path  # of this launch
+
+    def tell(self, kinds: set[str]) -> None:
+        """What the config lets strangers do in stages of these kinds: on the screen, in the log, and on record."""
+        for notice in notices(self.config, kinds):
+            (self.reporter.warn if notice.is_warning else self.reporter.line)(notice.text)
+            self.events.append("warned" if notice.is_warning else "noted", message=notice.text)
 
     def run(self, chosen: Chosen) -> list[StageStatus]:
         if self.lock.taken_over:

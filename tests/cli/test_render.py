@@ -30,7 +30,8 @@ ATTACKS = [
     ("over\rwrite", "overwrite"),
     ("\u202egnp.exe", "gnp.exe"),
     ("tab\tand\nline", "tab\tand\nline"),
-    ("unfinished \x1b]0;never ends", "unfinished "),
+    ("unfinished \x1b]0;never ends", "unfinished 0;never ends"),
+    ("a name\x1b] is on\nline 3 of a file\x07", "a name is on\nline 3 of a file"),
     ("\x1bP+q\x1b\\x", "x"),
     ("日本語 é 🙂", "日本語 é 🙂"),
 ]

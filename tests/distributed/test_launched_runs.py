@@ -72,7 +72,7 @@ def is_training(run_dir: Path) -> bool:
     return (run_dir / "sft.partial" / "checkpoints" / "state.json").exists()
 
 
-def test_an_error_of_rank_1_is_told_once_with_its_exit_code(start, tmp_path):
+def test_an_error_of_rank_1_is_told_once_with_its_exit_code(start, launcher, tmp_path):
     process = start("data-error:1")
     out, err = process.communicate(timeout=LONGEST_SECONDS)
     assert process.returncode == 4
@@ -83,6 +83,8 @@ def test_an_error_of_rank_1_is_told_once_with_its_exit_code(start, tmp_path):
     record = json.loads((tmp_path / "sft.partial" / "attempt.json").read_text())
     assert (record["status"], record["message"]) == ("failed", "rank 1: row 3 is not a row (rows.json, line 3)")
     assert "warning: seen by rank 1" in (tmp_path / "logs" / "latest" / "rank_1.log").read_text()
+    if launcher == "bare":
+        assert (tmp_path / "logs" / "latest" / "launcher.log").read_text().startswith(" a launcher in colour \ufffd\n")
     assert json.loads((tmp_path / "prepare" / "stage.json").read_text())["summary"]["rank"] == 0
     assert processes_of(tmp_path) == []
 
