@@ -22,7 +22,6 @@ from pathlib import Path
 
 from rlp_engine.errors import ResourceError, RunLockedError
 from rlp_engine.run.disk import Writing
-from rlp_engine.run.events import parse_json
 from rlp_engine.run.layout import utc_now
 
 HEARTBEAT_SECONDS = 10.0
@@ -78,7 +77,7 @@ def process_start(pid: int) -> str | None:
 def read_owner(path: Path) -> Owner | None:
     """Whom the lock file names; None if there is no file, or nothing legible in it."""
     try:
-        return Owner(**parse_json(path.read_bytes()))
+        return Owner(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 

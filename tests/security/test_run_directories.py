@@ -19,7 +19,6 @@ from rlp_engine.run.clean import removable
 from rlp_engine.run.events import MetricsLog
 from rlp_engine.run.fingerprint import DigestCache
 from rlp_engine.run.layout import RunLayout
-from rlp_engine.run.lock import read_owner
 from rlp_engine.run.manifest import read_manifest
 
 
@@ -152,14 +151,13 @@ def test_a_stage_name_stays_below_the_run(tmp_path, name):
 
 def test_files_of_a_run_that_are_nested_without_end_are_passed_over(run_dir):
     deep = b"[" * 100_000 + b"\n"
-    for name in ("metrics.jsonl", "lock", ".cache/digests.json"):
+    for name in ("metrics.jsonl", ".cache/digests.json"):
         (run_dir / name).parent.mkdir(exist_ok=True)
         (run_dir / name).write_bytes(deep)
     log = MetricsLog(run_dir / "metrics.jsonl")
     log.append(2, {"loss": 0.5})
     log.cut_to(2)
     assert log.read() == [{"step": 2, "loss": 0.5}]
-    assert read_owner(run_dir / "lock") is None
     assert DigestCache(run_dir / ".cache/digests.json").of(run_dir / "run.toml")
     for folder in ("sft", "evaluate"):
         (run_dir / folder).mkdir()
