@@ -6,6 +6,7 @@ Nothing that is imported here may import torch, transformers or pydantic: `rlp -
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -38,7 +39,7 @@ from rlp_cli.commands import (
 from rlp_cli.options import with_output
 from rlp_cli.render import Output, claim_stdout, hush, prepare_streams
 from rlp_cli.text import one_line
-from rlp_engine.errors import Interrupted, RlpError
+from rlp_engine.errors import ConfigError, Interrupted, RlpError
 
 # Typer carries its own copy of click since 0.2x; its public BadParameter leads to the classes of whichever it uses.
 _UsageError, _ClickException = typer.BadParameter.__mro__[1:3]
@@ -175,6 +176,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         output.error(error)
         code = error.exit_code
     except Exception as error:  # the one place that may: what nobody foresaw is our bug, told as one
-        output.bug(f"{type(error).__name__}: {error}", traceback.format_exc())
-        code = 1
+        code = _unforeseen(output, error)
     sys.exit(code)
+
+
+def _unforeseen(output: Output, error: Exception) -> int:
+    """Say what no command has a word for; the exit code."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # any path of the words or of the config
+        told = ConfigError("a path is too long for the file system", where=str(error.filename), mend="shorten it")
+        output.error(told)
+        return told.exit_code
+    output.bug(f"{type(error).__name__}: {error}", traceback.format_exc())
+    return 1

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rlp_cli.streams import clean_streams, own
 from rlp_cli.text import table_lines
+from rlp_engine.errors import ResourceError
 from rlp_engine.safe_text import clean, redact
 
 if TYPE_CHECKING:
@@ -101,15 +102,8 @@ class Output:
         """The three-part message on stderr; with --json the same as an object on stdout."""
         problems: Sequence[RlpError] = getattr(error, "problems", ())
         self.stop_progress()
-        self.result(
-            {
-                "error": {
-                    **_error_object(error),
-                    "exit_code": error.exit_code,
-                    "problems": [*map(_error_object, problems)],
-                }
-            }
-        )
+        told = {**_error_object(error), "exit_code": error.exit_code, "problems": [*map(_error_object, problems)]}
+        self._result_of_failure(told)
         label = "" if error.exit_code in _NOT_ERRORS else "error: "
         for one in problems or [error]:
             self._error_parts(one.what, one.lines(), label)
@@ -118,13 +112,13 @@ class Output:
 
     def usage_error(self, what: str, mend: str) -> None:
         """A wrong command line."""
-        self.result({"error": {"kind": "UsageError", "what": what, "mend": mend, "exit_code": 2, "problems": []}})
+        self._result_of_failure({"kind": "UsageError", "what": what, "mend": mend, "exit_code": 2, "problems": []})
         self._error_parts(what, [("mend", mend)])
 
     def bug(self, what: str, traceback: str) -> None:
         """An exception that no one foresaw: our fault, and said so."""
         self.stop_progress()
-        self.result({"error": {"kind": "bug", "what": what, "exit_code": 1, "problems": []}})
+        self._result_of_failure({"kind": "bug", "what": what, "exit_code": 1, "problems": []})
         self._write(sys.stderr, traceback.rstrip())
         mend = "this is a bug in rlp: please report it with the lines above and the output of rlp --version"
         self._error_parts(what, [("mend", mend)])
@@ -132,6 +126,10 @@ class Output:
     def traceback(self, text: str) -> None:
         """Detail for --verbose."""
         self._write(sys.stderr, text.rstrip(), "dim")
+
+    def _result_of_failure(self, told: Mapping[str, Any]) -> None:
+        with suppress(ResourceError):  # no room for the object; the words on stderr and the exit code still come
+            self.result({"error": told})
 
     def _error_parts(self, what: str, parts: Sequence[tuple[str, str]], label: str = "error: ") -> None:
         self._write(sys.stderr, f"{label}{_bounded(what)}", "error" if label else "warning")
@@ -185,6 +183,19 @@ class Output:
             stream.flush()
         except BrokenPipeError:
             hush(stream)
+        except OSError as error:
+            from rlp_engine.run.disk import is_full
+
+            if not is_full(error):
+                raise
+            hush(stream)  # what is left in its buffer would fail again at the end
+            if stream is not own(sys.stderr):  # remarks and errors are in the run's log too, and the exit code tells
+                needed = f"{len(text.encode()):,} bytes"
+                raise ResourceError(
+                    "no space left on the disk for what rlp prints",
+                    where=f"standard output: it needs {needed} for the next line",
+                    mend="free some space, or send the output elsewhere, and run again: it continues",
+                ) from error
 
 
 _RICH = {"error": "bold red", "warning": "yellow", "good": "green", "pending": "yellow", "dim": "dim", "head": "bold"}
@@ -214,7 +225,14 @@ def hush(stream: TextIO) -> None:
 
 
 def prepare_streams() -> None:
-    """A terminal that knows only ASCII gets \\u escapes instead of an exception; libraries get cleaned streams."""
+    """A terminal that knows only ASCII gets \\u escapes instead of an exception; libraries get cleaned streams.
+
+    A closed stream (`>&-`, some daemons) must be open before anything else is: a file would get its number, and
+    hold what libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))  # noqa: SIM115  to the end
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

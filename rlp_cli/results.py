@@ -13,12 +13,15 @@ PARTS_SHOWN = 2  # of what the judge's score is made of; --verbose, --json and t
 def read_results(run_dir: Path) -> dict[str, Any] | None:
     """evaluate/results.json, or None before `evaluate` is done."""
     from rlp_engine.errors import CorruptArtifactError
-    from rlp_engine.run.json_text import parse_json
+    from rlp_engine.run.events import parse_json
     from rlp_engine.run.layout import RunLayout
 
     path = RunLayout(run_dir).stage("evaluate") / "results.json"
     try:
-        return parse_json(path.read_bytes())
+        found = parse_json(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__}, not an object")
+        return found
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -32,7 +35,23 @@ def show_results(output: Output, results: dict[str, Any]) -> None:
     """Policies, those of a curve, gains over SFT, accuracies of the reward models and of the synthetic pairs.
 
     A table of what the results do not hold is left out.
+
+    Raises:
+        CorruptArtifactError: they are not what `evaluate` writes.
     """
+    from rlp_engine.errors import CorruptArtifactError
+
+    try:
+        _show_tables(output, results)
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        raise CorruptArtifactError(
+            "results.json is not what evaluate writes",
+            found=f"{type(error).__name__}: {error}",
+            mend="make it again: rlp run DIR --force evaluate",
+        ) from error
+
+
+def _show_tables(output: Output, results: dict[str, Any]) -> None:
     policies = results["policies"]
     base = [row for row in policies if not _is_curve_point(row)]
     _show_policies(output, base)

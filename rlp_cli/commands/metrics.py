@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,13 +55,29 @@ def metrics(
         output.text(_csv(rows))
         return
     chosen = rows[-last:]
-    keys = list(dict.fromkeys(key for row in chosen for key in row))
+    keys = _telling_first(dict.fromkeys(key for row in chosen for key in row))
     cells = {key: [number(row.get(key)) for row in chosen] for key in keys}
     shown = keys if output.verbose else _that_fit(cells)
     output.table(shown, [list(row) for row in zip(*(cells[key] for key in shown), strict=True)])
     if len(shown) < len(keys):
         output.say(f"and {len(keys) - len(shown)} more: --verbose, --json or --csv", "dim")
+    for key, row in _measured_before(rows, keys).items():
+        output.say(f"{key} was {number(row[key])} when it was measured last, at step {number(row.get('step'))}", "dim")
     output.result({"stage": name, "steps": len(rows), "metrics": chosen})
+
+
+def _telling_first(keys: Iterable[str]) -> list[str]:
+    """What a step's line on the screen shows comes first, as what does not fit is left out."""
+    from rlp_engine.run.reporting import HEADLINES
+
+    first = ["step", *(key for group in HEADLINES for key in group)]
+    known = {key: place for place, key in enumerate(first)}
+    return sorted(keys, key=lambda key: known.get(key, len(known)))
+
+
+def _measured_before(rows: list[dict[str, Any]], keys: list[str]) -> dict[str, dict[str, Any]]:
+    """Metric that no shown row has -> the last row that has it. Some are measured every tenth step only."""
+    return {key: row for row in rows for key in row if key not in keys}
 
 
 def _that_fit(cells: dict[str, list[str]]) -> list[str]:
@@ -96,7 +113,7 @@ def _show_samples(output: Output, folder: Path, name: str) -> None:
         numbers = "   ".join(f"{k} {number(v)}" for k, v in row.items() if isinstance(v, int | float))
         output.show(f"\n{row.get('instruction', row.get('prompt_id', ''))}", "head")
         if row.get("input"):
-            output.show(row["input"])
+            output.show(str(row["input"]))
         output.show(_indented(row.get("response", json.dumps(row))))
         output.show(f"    {numbers}", "dim")
     output.result({"stage": name, "file": str(files[-1]), "samples": rows})

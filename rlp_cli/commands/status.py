@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,7 @@ def status(
     from rlp_cli.stages import load_pipeline
     from rlp_engine.run.layout import RunLayout
     from rlp_engine.run.lock_owner import live_owner
+    from rlp_engine.run.warned import warned
     from rlp_engine.stages.plan import plan
 
     resolved, pipeline = load_pipeline(run_dir)
@@ -39,6 +41,10 @@ def status(
     manifests = {stage.spec.name: _manifest(run_dir, stage) for stage in planned}
     owner = live_owner(RunLayout(run_dir).lock)
     _show(output, planned, manifests, why=why)
+    alarms = warned(RunLayout(run_dir).events)
+    for name, own in alarms.items():
+        more = f" (and {len(own) - 1} more; rlp report shows them)" if len(own) > 1 else ""
+        output.show(f"{name} warned at step {own[-1].step}: {own[-1].message}{more}", "pending")
     if owner:
         output.show(f"working on it: {owner}")
     damaged = _verify(output, run_dir, planned) if verify else None
@@ -52,7 +58,12 @@ def status(
         output.say(f"{len(due)} of {len(planned)} stages would run: rlp run {run_dir}")
     elif not damaged:
         output.say(f"all {len(planned)} stages are done", "good")
-    stages = [plan_object(stage) | _made(manifests[stage.spec.name]) for stage in planned]
+    stages = [
+        plan_object(stage)
+        | _made(manifests[stage.spec.name])
+        | {"warnings": [asdict(one) for one in alarms.get(stage.spec.name, [])]}
+        for stage in planned
+    ]
     values = {"run_dir": str(run_dir), "done": not due and not damaged, "running": str(owner) if owner else None}
     output.result(values | {"stages": stages} | ({"damaged": damaged.what if damaged else None} if verify else {}))
     _verdict(due if check else [], damaged, run_dir)

@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlp_engine.run.events import append_line
+from rlp_engine.run.events import append_line, parse_json
 from rlp_engine.run.fingerprint import canonical
-from rlp_engine.run.json_text import parse_json
 
 Key = bytes
 KEY_BYTES = 16  # of sha256: two of 10^9 requests share a key with a chance of 10^-21

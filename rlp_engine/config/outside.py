@@ -12,6 +12,10 @@ from pathlib import Path
 
 from rlp_engine.errors import ConfigError
 
+# Names of run/layout.py, which this package may not import.
+_FILES = {"stage.json", "attempt.json", "metrics.jsonl"}
+_TOP_FILES = {"lock", "events.jsonl", "report.html"}
+_TOP_FOLDERS = {"logs", "superseded", ".cache"}
 MOST_CONFIG_BYTES = 1 << 18  # of a TOML or JSON file that people write; the largest preset has 8 KB
 
 
@@ -37,7 +41,7 @@ def read_config_text(path: Path) -> str:
 
 
 def refuse_links_outside(run_dir: Path, *, editable: str = "") -> None:
-    """Nothing that rlp reads, writes or deletes below a run directory may lie elsewhere, or be no file.
+    """Nothing that rlp reads, writes or deletes below a run directory may lie elsewhere, or be what it cannot be.
 
     The directory itself may be a link, and links within it (`logs/latest`) are fine.
 
@@ -45,7 +49,8 @@ def refuse_links_outside(run_dir: Path, *, editable: str = "") -> None:
         editable: a file at the top that people may link to from elsewhere: it is theirs.
 
     Raises:
-        ConfigError: naming a link that leads out, and where to; or a pipe or a device, which would be read forever.
+        ConfigError: naming a link that leads out, and where to; a pipe or a device, which would be read forever; or a
+            folder in place of a file of ours, or a file in place of a folder.
     """
     root = os.path.realpath(run_dir)
     folders = [root]
@@ -63,7 +68,20 @@ def refuse_links_outside(run_dir: Path, *, editable: str = "") -> None:
                             found=f"a link to {target}",
                             mend="put what it leads to in its place; the run directory itself may be a link",
                         )
-                elif entry.is_dir():
+                    continue
+                is_top = os.path.dirname(entry.path) == root
+                _refuse_other_kind(entry, is_top=is_top, shown=shown)
+                if entry.is_dir():
                     folders.append(entry.path)
                 elif not entry.is_file():
                     raise ConfigError("a pipe or a device lies in the run directory", where=shown, mend="delete it")
+
+
+def _refuse_other_kind(entry: os.DirEntry[str], *, is_top: bool, shown: str) -> None:
+    """A file of ours that is a folder, or the other way round."""
+    is_file_of_ours = entry.name in _FILES or (is_top and entry.name in _TOP_FILES)
+    is_folder_of_ours = entry.name.endswith(".partial") or (is_top and entry.name in _TOP_FOLDERS)
+    if entry.is_dir() and is_file_of_ours:
+        raise ConfigError("a folder is where the run keeps a file", where=shown, mend="move it elsewhere")
+    if entry.is_file() and is_folder_of_ours:
+        raise ConfigError("a file is where the run keeps a folder", where=shown, mend="move it elsewhere")

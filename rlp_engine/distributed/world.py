@@ -107,6 +107,10 @@ class World:
         """This rank's part of `count` things: consecutive, and as even as can be."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
+    def owner(self, index: int, count: int) -> int:
+        """The rank whose share of `count` things holds the one at `index`."""
+        return (self.size * (index + 1) - 1) // count
+
 
 _world = World()
 

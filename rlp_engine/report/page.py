@@ -5,14 +5,14 @@ The page works for a run at any point: what is not there yet is left out. The sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from rlp_engine.report import examples, names, preferences, provenance, training
 from rlp_engine.report import results as headline
-from rlp_engine.report.html import Markup, number, tag
+from rlp_engine.report.html import Markup, clip, number, tag
 from rlp_engine.report.newest import META_NAME, results_digest
 from rlp_engine.report.read import RunFiles, read_json, read_run
 from rlp_engine.run.atomic import write_text
@@ -22,6 +22,8 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'none'; style-src 'unsafe-inline'; img-src 'none'; font-src 'none'; "
     "connect-src 'none'; base-uri 'none'; form-action 'none'"
 )
+# What code that reads a record of another shape raises.
+ODD_CONTENT = (TypeError, KeyError, ValueError, AttributeError, IndexError, ArithmeticError)
 TITLES = {
     "results": "Results",
     "ppo": "Policy optimisation",
@@ -48,15 +50,16 @@ def write_report(run_dir: Path, results: dict[str, Any] | None, out: Path) -> No
 def render(run: RunFiles, found: Mapping[str, Any] | None, digest: str = "none") -> str:
     """The page as text. `digest`: of the results that it is made of (newest.py)."""
     colours = names.colours(_names(run, found))
-    sections = {
-        "results": headline.section(found, colours) if found else _no_results(run),
-        "ppo": training.ppo_section(run, colours),
-        "reward-models": training.reward_section(run, found, colours),
-        "drift": preferences.drift_section(run),
-        "synthetic": preferences.synthesis_section(run, found, colours),
-        "read": examples.section(run),
+    makers: dict[str, Callable[[], Markup | None]] = {
+        "results": lambda: headline.section(found, colours) if found else _no_results(run),
+        "ppo": lambda: training.ppo_section(run, colours),
+        "reward-models": lambda: training.reward_section(run, found, colours),
+        "drift": lambda: preferences.drift_section(run),
+        "synthetic": lambda: preferences.synthesis_section(run, found, colours),
+        "read": lambda: examples.section(run),
+        "stages": lambda: provenance.section(run),  # last: it names what the others could not read
     }
-    sections["stages"] = provenance.section(run)  # last: it names what the others could not read
+    sections = {key: _made(key, make) for key, make in makers.items()}
     shown = {key: section for key, section in sections.items() if section is not None}
     body = tag(
         "main",
@@ -81,6 +84,15 @@ def render(run: RunFiles, found: Mapping[str, Any] | None, digest: str = "none")
         tag("style", Markup(resources.files("rlp_engine.report").joinpath("style.css").read_text(encoding="utf-8"))),
     )
     return f"<!doctype html>\n{tag('html', head, tag('body', body), lang='en')}\n"
+
+
+def _made(key: str, make: Callable[[], Markup | None]) -> Markup | None:
+    """The section, or why there is none: a file of the run may hold anything, if a stranger wrote it."""
+    try:
+        return make()
+    except ODD_CONTENT as error:
+        text = f"This could not be shown: a file of the run is not as rlp writes it ({type(error).__name__}: {error})."
+        return tag("section", tag("h2", TITLES[key]), tag("p", clip(text)), id=key)
 
 
 def _header(run: RunFiles) -> Markup:
@@ -111,6 +123,7 @@ def _no_results(run: RunFiles) -> Markup:
 
 
 def _names(run: RunFiles, found: Mapping[str, Any] | None) -> list[str]:
-    rows = [*((found or {}).get("policies") or []), *((found or {}).get("reward_models") or [])]
+    tables = [(found or {}).get(key) for key in ("policies", "reward_models")]
+    rows = [row for table in tables if isinstance(table, list) for row in table]
     named = [str(row.get("name")) for row in rows if isinstance(row, Mapping)]
     return [*named, *(stage.name for stage in run.stages)]

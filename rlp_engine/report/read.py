@@ -6,12 +6,11 @@ that cannot be read is counted and named on the page. Files of any size are read
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,9 @@ from typing import Any
 from rlp_engine.config.outside import read_config_text
 from rlp_engine.config.toml_text import parse_toml
 from rlp_engine.errors import ConfigError
+from rlp_engine.run.events import parse_json
+from rlp_engine.run.layout import RunLayout
+from rlp_engine.run.warned import Warned, warned
 
 BASE_ORDER = ("prepare", "sft", "collect", "train-rm", "ppo")
 ROUND_ORDER = ("sample", "embed", "synthesize", "refine-rm", "ppo")
@@ -49,6 +51,7 @@ class RunFiles:
     settings_text: str
     stages: list[StageFiles]  # in the order of the method
     problems: list[str] = field(default_factory=list)  # what could not be read, for the page
+    warned: Mapping[str, list[Warned]] = field(default_factory=dict)  # by the name of the stage
 
     def of_kind(self, kind: str) -> list[StageFiles]:
         return [stage for stage in self.stages if stage.kind == kind]
@@ -69,16 +72,16 @@ def read_run(run_dir: Path) -> RunFiles:
     stages = [_read_stage(run_dir, path, problems) for path in _stage_folders(run_dir)]
     stages.sort(key=lambda stage: _order(stage.name))
     settings, text = _read_settings(run_dir / "run.toml", problems)
-    return RunFiles(run_dir.resolve().name, settings, text, stages, problems)
+    return RunFiles(run_dir.resolve().name, settings, text, stages, problems, warned(RunLayout(run_dir).events))
 
 
 def read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
     """A JSON object, or None when the file is missing or is something else (then `problems` says so)."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         problems.append(f"{path.name} in {path.parent.name}/ could not be read: {error}")
         return None
     if not isinstance(value, dict):
@@ -96,8 +99,8 @@ def read_lines(path: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
                 if not line.endswith(b"\n"):
                     continue
                 try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
+                    row = parse_json(line)
+                except ValueError:
                     row = None
                 if isinstance(row, dict):
                     yield row
@@ -172,9 +175,20 @@ def _numbers(rows: Iterator[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 def _thinned(rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    """At most about MOST_POINTS rows, evenly spaced, the last one among them."""
-    stride = -(-len(rows) // MOST_POINTS) if rows else 1
-    return rows[::-1][::stride][::-1]
+    """At most about MOST_POINTS points of each metric, evenly spaced, the last one among them.
+
+    Each metric by itself: one that is measured every tenth step is not where every third row is kept.
+    """
+    steps: dict[str, list[int]] = {}  # metric -> the rows that have it
+    for index, row in enumerate(rows):
+        for key in row:
+            steps.setdefault(key, []).append(index)
+    kept: dict[int, dict[str, float]] = {}
+    for key, indices in steps.items():
+        stride = -(-len(indices) // MOST_POINTS)
+        for index in indices[::-1][::stride]:
+            kept.setdefault(index, {"step": rows[index]["step"]})[key] = rows[index][key]
+    return [kept[index] for index in sorted(kept)]
 
 
 def _read_settings(path: Path, problems: list[str]) -> tuple[dict[str, Any], str]:

@@ -10,9 +10,10 @@ from typing import Any
 
 from rlp_engine.report import figures, names
 from rlp_engine.report.figures import Curve
-from rlp_engine.report.html import Markup, number, tag
+from rlp_engine.report.html import Markup, clip, number, tag
 from rlp_engine.report.read import RunFiles, StageFiles
 
+SHOWN_ALARMS = 10  # of a stage, the last ones
 NOT_CURVES = re.compile(r"step|seconds|.*_seconds|epoch")
 
 
@@ -62,10 +63,30 @@ def ppo_section(run: RunFiles, colours: Mapping[str, int]) -> Markup | None:
             "entropy do. Pale lines are the raw numbers, strong ones a moving average.",
             class_="muted",
         ),
+        _alarms(run, stages),
         _legend(stages, colours),
         _grids(stages, PPO_PANELS, colours, "ppo"),
         id="ppo",
     )
+
+
+def _alarms(run: RunFiles, stages: Sequence[StageFiles]) -> Markup | None:
+    """What `ppo.health` warned of, and what it stopped a stage for."""
+    rows = []
+    for stage in stages:
+        told = [(str(one.step), one.message) for one in run.warned.get(stage.name, [])]
+        ended = str(stage.record.get("message", "")) if stage.status == "failed" else ""
+        if ended and not any(text in ended for _, text in told):
+            told.append(("end", ended))
+        rows += [
+            tag("tr", tag("td", _stage_label(stage)), tag("td", step), tag("td", clip(text)))
+            for step, text in told[-SHOWN_ALARMS:]
+        ]
+    if not rows:
+        return None
+    head = tag("thead", tag("tr", [tag("th", text, scope="col") for text in ("Stage", "Step", "Alarm")]))
+    table = tag("table", head, tag("tbody", rows))
+    return tag("div", tag("h3", "Alarms"), tag("div", table, class_="scroll"), class_="alarms")
 
 
 def reward_section(run: RunFiles, results: Mapping[str, Any] | None, colours: Mapping[str, int]) -> Markup | None:

@@ -13,26 +13,47 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlp_engine.config.nesting import deeper_than
 from rlp_engine.run import faults
 from rlp_engine.run.atomic import fsync, write_bytes
 from rlp_engine.run.disk import Writing
-from rlp_engine.run.json_text import parse_json
 from rlp_engine.run.layout import utc_now
 from rlp_engine.safe_text import redact
 
+MOST_LEVELS = 32  # of nesting in JSON of a run directory
+FLOAT_BITS = 1023  # a whole number of more bits may not fit into a float64
+
 
 def finite(value: Any) -> Any:
-    """The same JSON-able value with null for NaN and infinities; numbers of numpy and torch become plain ones."""
+    """The same JSON-able value with null for NaN, infinities and whole numbers beyond float64; numbers of numpy and
+    torch become plain ones."""
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
-    if value is None or isinstance(value, (str, bool, int)):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if value.bit_length() <= FLOAT_BITS else None
+    if value is None or isinstance(value, (str, bool)):
         return value
     number = value if isinstance(value, float) else value.item()  # .item(): numpy and torch scalars
     if isinstance(number, float) and not math.isfinite(number):
         return None
     return number
+
+
+def parse_json(text: bytes | str) -> Any:
+    """JSON of a run directory, which a stranger may have changed: null for numbers that a float64 does not hold.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, or nested deeper than anything we write. Nothing else.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if deeper_than(value, MOST_LEVELS):
+        raise ValueError(f"nested deeper than {MOST_LEVELS} levels")
+    return finite(value)
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:

@@ -55,7 +55,8 @@ class ExitReason:
 
     def error(self) -> RlpError:
         """The same error as the rank met, as a user should see it. Not for what nobody foresaw."""
-        who = f"rank {self.rank}: " if self.rank else ""
+        is_everybodys = self.kind == "HealthError"  # every rank raises it, and any may be the first to tell
+        who = f"rank {self.rank}: " if self.rank and not is_everybodys else ""
         if self.kind == "Interrupted":
             number = signal.SIGINT if self.exit_code == 130 else signal.SIGTERM
             return Interrupted(number, self.what, **self.parts)

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rlp_engine.run.atomic import remove_temporaries, write_json
-from rlp_engine.run.json_text import parse_json
+from rlp_engine.run.events import parse_json
 
 _ABSENT = object()
 _FRESH_NS = 2_000_000_000  # a file changed within this time may change again within its time stamp's grain

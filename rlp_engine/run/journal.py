@@ -18,7 +18,7 @@ from rlp_engine.errors import CorruptArtifactError
 from rlp_engine.run import faults
 from rlp_engine.run.atomic import fsync
 from rlp_engine.run.disk import Writing
-from rlp_engine.run.json_text import parse_json
+from rlp_engine.run.events import parse_json
 
 SYNC_SECONDS = 1.0  # between fsyncs: one a row would cost more than the rows on a network file system
 

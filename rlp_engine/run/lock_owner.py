@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlp_engine.run.json_text import parse_json
+from rlp_engine.run.events import parse_json
 from rlp_engine.run.layout import utc_now
 
 HEARTBEAT_SECONDS = 10.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 from rlp_engine.errors import CorruptArtifactError
 from rlp_engine.run.atomic import fsync, is_temporary, write_json
+from rlp_engine.run.events import parse_json
 from rlp_engine.run.fingerprint import Work, sha256_of_file, sha256_of_json
 from rlp_engine.run.layout import ATTEMPT_FILE, CHECKPOINTS, CONFIG_FILE, METRICS_FILE, STAGE_FILE
 
@@ -84,18 +84,41 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     path = folder / STAGE_FILE
     try:
-        values = json.loads(path.read_bytes())
+        values = parse_json(path.read_bytes())
         if values.pop("schema") != SCHEMA:
             raise CorruptArtifactError("stage.json was written by another version of rlp", where=str(path))
         del values["status"]
         work = Work.from_json({key: values.pop(key) for key in ("version", "params", "config", "inputs")})
         for kind in ("outputs", "logs"):
             values[kind] = {_below(name): FileRecord(**record) for name, record in values[kind].items()}
-        return Manifest(work=work, **values)
+            for record in values[kind].values():
+                _check_types(record, _RECORD_TYPES)
+        manifest = Manifest(work=work, **values)
+        _check_types(manifest, _MANIFEST_TYPES)
+        return manifest
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptArtifactError("stage.json cannot be read", where=str(path), found=str(error)) from error
+
+
+# Of what is shown or reckoned with; the rest is compared only.
+_RECORD_TYPES = {"sha256": str, "bytes": int}
+_ATTEMPT_TYPES = {"status": str, "message": str, "started": str, "seconds": (int, float), "world_sizes": list}
+_MANIFEST_TYPES = {
+    **dict.fromkeys(("name", "reason", "fingerprint", "started", "finished", "adopted_from"), str),
+    **dict.fromkeys(("summary", "versions", "platform"), dict),
+    "seconds": (int, float),
+    "peak_rss_bytes": int,
+    "notices": list,
+}
+
+
+def _check_types(record: Any, types: Mapping[str, Any]) -> None:
+    """Raises TypeError naming the first field that is of another type."""
+    for key, kind in types.items():
+        if not isinstance(getattr(record, key), kind):
+            raise TypeError(f"{key} is of another type than what we write")
 
 
 def _below(name: str) -> str:
@@ -132,9 +155,11 @@ class AttemptRecord:
 def read_attempt(folder: Path) -> AttemptRecord | None:
     """The folder's attempt.json; None if there is none or it is not one, as nothing can be continued then."""
     try:
-        values = json.loads((folder / ATTEMPT_FILE).read_bytes())
-        return AttemptRecord(work=Work.from_json(values.pop("work")), **values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        values = parse_json((folder / ATTEMPT_FILE).read_bytes())
+        record = AttemptRecord(work=Work.from_json(values.pop("work")), **values)
+        _check_types(record, _ATTEMPT_TYPES)
+        return record
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from rlp_engine.methods.entailment_clusters import Label
-from rlp_engine.run.events import append_line
+from rlp_engine.run.events import append_line, parse_json
 from rlp_engine.run.fingerprint import sha256_of_json
-from rlp_engine.run.json_text import parse_json
 
 KEY_BYTES = 16  # of sha256: two of 10^9 questions share a key with a chance of 10^-21
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rlp_engine.run.events import parse_json
 from rlp_engine.run.signals import StopSignal
 
 POLL_SECONDS = 0.2
@@ -120,7 +121,7 @@ class _Running:
         self._read += len(whole)
         for line in whole.splitlines():
             with suppress(ValueError):
-                record = json.loads(line)
+                record = parse_json(line)
                 if isinstance(record, dict) and record.get("event") in _STAGE_EVENTS:
                     yield record
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 
 from rlp_engine.errors import CorruptArtifactError
 from rlp_engine.run.attempt import complete
+from rlp_engine.run.events import parse_json
 from rlp_engine.run.layout import RunLayout
 
 SKIPPED = frozenset({"paired"})  # of results.json: made of one run's instructions, and made again here over seeds
@@ -63,10 +63,10 @@ def read_run_results(run_dir: Path, seed: int, variant: str) -> RunResults | Non
     if found is None:
         return None
     try:
-        results = json.loads((found.folder / "results.json").read_bytes())
+        results = parse_json((found.folder / "results.json").read_bytes())
         preferences, instructions = _preferences(found.folder / "annotations.jsonl")
         numbers = {key: rows for key, value in results.items() if key not in SKIPPED and (rows := tables_of(value))}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptArtifactError(
             "the results of a run cannot be read",
             where=str(found.folder),
@@ -121,7 +121,7 @@ def _preferences(path: Path) -> tuple[dict[str, np.ndarray], tuple[tuple[str, st
     instructions: dict[str, list[tuple[str, str]]] = {}
     with path.open(encoding="utf-8") as file:
         for line in file:
-            row = json.loads(line)
+            row = parse_json(line)
             preference = row["preference"]
             values.setdefault(row["generator_2"], []).append(np.nan if preference is None else preference)
             instructions.setdefault(row["generator_2"], []).append((row["instruction"], row.get("input") or ""))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from rlp_engine.safe_text import clean
 from rlp_engine.study.aggregate import CONFIDENCE, Difference, Mean, is_curve_point
 from rlp_engine.study.matched_kl import MatchedDifference, MatchedMean, family_of
 from rlp_engine.study.summary import Compared, Group, Summary
@@ -253,4 +254,9 @@ def markdown(table: Table) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(_cell, cells)) + " |"
+
+
+def _cell(text: str) -> str:
+    """Text that ends no cell and is no element: names come from the results of runs, which may be a stranger's."""
+    return " ".join(clean(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")

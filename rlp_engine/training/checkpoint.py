@@ -31,7 +31,7 @@ from rlp_engine.errors import CorruptArtifactError
 from rlp_engine.run import faults
 from rlp_engine.run.atomic import fsync, fsync_tree, rename
 from rlp_engine.run.disk import Writing
-from rlp_engine.run.json_text import parse_json
+from rlp_engine.run.events import parse_json
 
 TENSORS, STATE, COMPLETE = "tensors.safetensors", "state.json", "COMPLETE"
 _PARTIAL = ".partial"

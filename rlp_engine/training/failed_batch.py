@@ -42,16 +42,16 @@ class Batch:
         self._noted.append((list(keys), {name: values.detach() for name, values in values_R.items()}))
 
     def read(self) -> list[Row]:
-        """A row each: its description, and every rank's numbers. Every rank has to ask."""
+        """A row each: its description, every rank's numbers, and of many ranks their rank. Every rank has to ask."""
         own: dict[str, dict[str, float]] = defaultdict(dict)
         for keys, values in self._noted:
             for name, tensor in values.items():
                 for key, value in zip(keys, tensor.float().tolist(), strict=True):
                     own[str(key)][name] = value
         numbers: dict[str, dict[str, float]] = defaultdict(dict)
-        for part in world().gather(own):
+        for rank, part in enumerate(world().gather(own)):
             for key, found in part.items():
-                numbers[key] |= found
+                numbers[key] |= found | ({"rank": rank} if world().size > 1 else {})
         return [{**self._describe(key), **numbers[str(key)]} for key in self._keys]
 
 
@@ -65,12 +65,17 @@ def write_failed_batch(rows: Sequence[Row], path: Path) -> None:
 
 
 def not_finite_in(rows: Sequence[Row]) -> str:
-    """Such as `logprob of 2 of 5 rows`; "" when every number of every row is finite."""
+    """Such as `logprob of 2 of 5 rows, on rank 1`; "" when every number of every row is finite."""
     counts: dict[str, int] = defaultdict(int)
+    ranks: set[int] = set()
     for row in rows:
-        for name, value in row.items():
-            counts[name] += not _is_finite(value)
-    return ", ".join(f"{name} of {count} of {len(rows)} rows" for name, count in counts.items() if count)
+        bad = [name for name, value in row.items() if not _is_finite(value)]
+        for name in bad:
+            counts[name] += 1
+        ranks |= {row["rank"]} if bad and "rank" in row else set()
+    parts = [f"{name} of {count} of {len(rows)} rows" for name, count in counts.items()]
+    where = [f"on rank{'s' * (len(ranks) > 1)} {', '.join(map(str, sorted(ranks)))}"] if ranks else []
+    return ", ".join(parts + where)
 
 
 def _is_finite(value: Any) -> bool:

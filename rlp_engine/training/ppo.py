@@ -21,6 +21,7 @@ from rlp_engine.config.sections.model import DeepSpeedConfig
 from rlp_engine.config.sections.ppo import PpoConfig
 from rlp_engine.data.records import PreferencePair, Prompt
 from rlp_engine.data.templates import PromptTemplate
+from rlp_engine.distributed.world import world
 from rlp_engine.generation.logprobs import has_plain_head
 from rlp_engine.methods.kl import next_kl_coefficient, per_token_kl
 from rlp_engine.methods.ppo_loss import num_counted, policy_loss, value_loss
@@ -96,6 +97,7 @@ class PpoTask(UpdaterTask):
         self.updater = new_updater([group], config.optimizer, config.steps, self.collector.device, deepspeed)
         self._alarms = PpoAlarms(config.health, self.agreement.count)
         self._warnings: list[str] = []
+        self._has_agreement = False
         self._last: Rollout | None = None
         self._batch = Batch()
 
@@ -115,6 +117,7 @@ class PpoTask(UpdaterTask):
             rollout, self.config, self.kl_coefficient, reward_mean=self.reward_mean, reward_std=self.reward_std
         )
         metrics |= agreement
+        self._has_agreement = bool(agreement)
         collected = time.perf_counter()
         metrics |= {"kl_coefficient": self.kl_coefficient} | self._learn(experience, step)
         metrics |= {"collect_seconds": collected - started, "learn_seconds": time.perf_counter() - collected}
@@ -239,11 +242,16 @@ class PpoTask(UpdaterTask):
             tokens = {"prompt_ids": self._last.prompt_ids[row], "response_ids": ids}
             for name in ("logprobs", "reference_logprobs", "values"):
                 tokens[name] = getattr(self._last, f"{name}_BT")[row, : len(ids)].tolist()
-            rows.append(sample | tokens | numbers)
+            sampled_by = {"rank": world().owner(row, len(self._last.response_ids))} if world().size > 1 else {}
+            rows.append(sample | tokens | sampled_by | numbers)
         return rows
 
     def warnings(self) -> list[str]:
         return self._warnings
+
+    def has_news(self) -> bool:
+        """An alarm, whose numbers somebody will look for; the agreement, which few steps have."""
+        return bool(self._warnings) or self._has_agreement
 
     def must_stop(self) -> str:
         return self._alarms.must_stop()

@@ -67,6 +67,10 @@ class Task(ABC):
         """What the last step gives reason to warn about."""
         return []
 
+    def has_news(self) -> bool:
+        """Did the last step measure or find what is logged whatever `log.every_steps` says?"""
+        return False
+
     def must_stop(self) -> str:
         """Why the config wants no further step after the last one, which may be a checkpoint's; "" = go on. The same at
         every rank."""
@@ -137,7 +141,7 @@ def run_steps(
             raise _failed(error, task.failed_batch(), name, step, out) from error
         seconds = time.perf_counter() - started
         is_last, alarm = step == task.total_steps, task.must_stop()
-        if ours.is_leader and (step % log.every_steps == 0 or is_last or alarm):
+        if ours.is_leader and (step % log.every_steps == 0 or is_last or alarm or task.has_news()):
             metrics_log.append(step, {**metrics, "seconds": seconds})
             reporter.step(name, step, task.total_steps, metrics, seconds)
         if ours.is_leader and (step % log.samples_every_steps == 0 or is_last or alarm):
@@ -145,6 +149,8 @@ def run_steps(
         for warning in task.warnings():
             reporter.warn(f"{name}, step {step}: {warning}")
             events.append("warned", stage=name, step=step, message=warning)
+        if alarm:  # on record beside the warnings: the stage may go on later
+            events.append("warned", stage=name, step=step, message=alarm)
         if after_step:
             after_step(step)
         # Read once: a signal that comes while saving waits for the next step. One rank's signal is everybody's.

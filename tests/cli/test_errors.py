@@ -78,6 +78,11 @@ def test_a_wrong_command_line_is_an_object_too(rlp):
     assert (error["kind"], error["exit_code"], error["mend"]) == ("UsageError", 2, "rlp --help")
 
 
+@pytest.mark.parametrize("words", [["status"], ["init", "--preset", "quickstart"]])
+def test_a_name_that_no_file_can_have_is_an_error(rlp, words):
+    assert rlp(*words, "x" * 300, code=3).stderr.startswith("error: a path is too long for the file system\n")
+
+
 def test_a_folder_that_is_no_run_says_how_to_make_one(rlp, tmp_path):
     for command in ("run", "status", "ppo", "report", "clean"):
         done = rlp(command, tmp_path, code=3)

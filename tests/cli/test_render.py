@@ -232,6 +232,56 @@ def test_a_closed_pipe_is_quiet_and_no_failure(new_run):
     os.close(writer)
 
 
+@pytest.mark.parametrize("words", [["config", "show"], ["config", "show", "--json"], ["metrics", "--csv"]])
+def test_standard_output_on_a_full_disk_is_named(new_run, words):
+    (new_run / "sft.partial").mkdir()
+    (new_run / "sft.partial" / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    stage = ["sft"] if words[0] == "metrics" else []
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [RLP, *words, new_run, *stage],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 6
+    assert done.stderr.startswith("error: no space left on the disk for what rlp prints\n  where: standard output: it ")
+
+
+def test_an_error_is_told_where_standard_output_has_no_room(new_run):
+    with open("/dev/full", "w") as full:
+        words = [RLP, "status", new_run / "none", "--json"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, env=environment(), text=True, check=False)
+    assert done.returncode == 3
+    assert "is not a run directory" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "closed", "code"),
+    [
+        ("config show DIR", ">&-", 0),
+        ("config show DIR --json", ">&-", 0),
+        ("config show DIR", "<&- >&- 2>&-", 0),
+        ("run DIR --only prepare", "<&- >&- 2>&-", 0),
+        ("status DIR/none", "2>&-", 3),
+    ],
+)
+def test_streams_that_were_closed_are_no_failure(new_run, words, closed, code):
+    line = f"exec {RLP} {words.replace('DIR', str(new_run))} {closed}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=environment(), check=False)
+    assert (done.returncode, done.stdout if ">&-" in closed else "", done.stderr) == (code, "", "")
+    if "prepare" in words:  # what was printed went to nowhere, and not into a file that got the number of a stream
+        assert {path.name for path in new_run.iterdir()} == {
+            "run.toml",
+            "prepare",
+            "events.jsonl",
+            "logs",
+            "report.html",
+        }
+
+
 def on_terminal(*words: object, **more: str) -> str:
     """What a terminal would be sent."""
     controller, terminal = pty.openpty()

@@ -305,6 +305,16 @@ def test_curves_of_long_runs_are_thinned_and_keep_the_last_step(run_dir: Path) -
     assert sft.metrics[-1]["step"] == 5001
 
 
+def test_a_metric_of_every_tenth_step_is_not_thinned_away(run_dir: Path) -> None:
+    rows = [
+        {"step": step, "kl": 1.0} | ({"held_out_agreement": 0.6} if step % 10 == 0 else {}) for step in range(1, 802)
+    ]
+    (run_dir / "ppo/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ppo = next(stage for stage in read_run(run_dir).stages if stage.name == "ppo")
+    assert [row["step"] for row in ppo.metrics if "held_out_agreement" in row] == list(range(10, 802, 10))
+    assert 200 <= sum("kl" in row for row in ppo.metrics) <= 400
+
+
 def test_stages_are_in_the_order_of_the_method(run_dir: Path) -> None:
     order = [stage.name for stage in read_run(run_dir).stages]
     assert order[:4] == ["sft", "collect", "train-rm", "ppo"]

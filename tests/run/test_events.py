@@ -1,8 +1,10 @@
 import json
 
 import numpy as np
+import pytest
 
-from rlp_engine.run.events import EventLog, MetricsLog
+from rlp_engine.run.events import EventLog, MetricsLog, parse_json
+from rlp_engine.run.warned import Warned, warned
 
 
 def test_events_keep_their_order_and_what_was_bound(tmp_path):
@@ -64,3 +66,23 @@ def test_a_last_line_that_lacks_only_its_end_counts(tmp_path):
 def test_cutting_without_a_file_makes_none(tmp_path):
     assert MetricsLog(tmp_path / "metrics.jsonl").cut_to(10) == 0
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("text", [b"[" * 50_000, "[" * 40 + "]" * 40, '{"half":', b"\xff", "1" * 5000])
+def test_json_that_nothing_of_ours_wrote_is_one_kind_of_error(text):
+    with pytest.raises(ValueError, match=r"nested|Expecting|utf-8|digits"):
+        parse_json(text)
+
+
+def test_numbers_that_no_float_holds_are_none():
+    assert parse_json(f'[NaN, -Infinity, 1e999, 1{"0" * 400}, {2**63}, true, "x"]') == [*[None] * 4, 2**63, True, "x"]
+
+
+def test_warnings_count_since_the_stage_last_began_and_once_though_a_step_was_done_twice(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    for stage, will, steps in [("ppo", "run", [3]), ("ppo", "start again", [5, 6]), ("ppo", "continue", [6, 9])]:
+        log.append("started", stage=stage, will=will)
+        for step in steps:
+            log.append("warned", stage=stage, step=step, message=f"kl at {step}")
+    log.append("warned", message="of the whole run")
+    assert warned(log.path) == {"ppo": [Warned(step, f"kl at {step}") for step in (5, 6, 9)]}

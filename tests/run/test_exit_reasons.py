@@ -38,6 +38,7 @@ def test_the_first_cause_is_neither_a_consequence_nor_the_stop_that_followed_it(
     cause = first_cause(read_reasons(tmp_path))
     assert (cause.rank, cause.exit_code) == (2, 4)
     assert str(cause.error()) == "rank 2: a row"
+    assert read_reasons(tmp_path)[3].error().what == "NaN", "every rank raises a HealthError"
 
 
 def test_a_stop_that_was_asked_for_is_a_cause_when_nothing_else_is(tmp_path):

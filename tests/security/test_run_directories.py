@@ -19,7 +19,6 @@ from rlp_engine.run.clean import removable
 from rlp_engine.run.events import MetricsLog
 from rlp_engine.run.fingerprint import DigestCache
 from rlp_engine.run.layout import RunLayout
-from rlp_engine.run.lock import read_owner
 from rlp_engine.run.manifest import read_manifest
 
 
@@ -85,6 +84,29 @@ def test_a_pipe_in_a_run_is_named_and_not_waited_for(run_dir):
         load_run(run_dir)
 
 
+@pytest.mark.parametrize("name", ["lock", "events.jsonl", "report.html", "sft/stage.json", "sft.partial/attempt.json"])
+def test_a_folder_in_place_of_a_file_is_named(run_dir, name):
+    (run_dir / name).mkdir(parents=True)
+    with pytest.raises(ConfigError, match="a folder is where") as error:
+        load_run(run_dir)
+    assert error.value.where == str(run_dir / name)
+
+
+@pytest.mark.parametrize("name", ["logs", "superseded", ".cache", "sft.partial", "round-1/spg/ppo.partial"])
+def test_a_file_in_place_of_a_folder_is_named(run_dir, name):
+    (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
+    (run_dir / name).write_text("?")
+    with pytest.raises(ConfigError, match="a file is where") as error:
+        load_run(run_dir)
+    assert error.value.where == str(run_dir / name)
+
+
+def test_a_stage_s_own_files_may_be_called_anything(run_dir):
+    (run_dir / "sft" / "lock").mkdir(parents=True)
+    (run_dir / "sft" / "logs").write_text("fine")
+    assert load_run(run_dir).config.seed == 1
+
+
 @pytest.mark.parametrize("name", ["../../notes", "/etc/passwd", "a/../../b", "", "a//b", "a\x00b"])
 def test_names_of_outputs_cannot_lead_out_of_a_stage(tmp_path, name):
     record = {"sha256": "0", "bytes": 0}
@@ -129,14 +151,13 @@ def test_a_stage_name_stays_below_the_run(tmp_path, name):
 
 def test_files_of_a_run_that_are_nested_without_end_are_passed_over(run_dir):
     deep = b"[" * 100_000 + b"\n"
-    for name in ("metrics.jsonl", "lock", ".cache/digests.json"):
+    for name in ("metrics.jsonl", ".cache/digests.json"):
         (run_dir / name).parent.mkdir(exist_ok=True)
         (run_dir / name).write_bytes(deep)
     log = MetricsLog(run_dir / "metrics.jsonl")
     log.append(2, {"loss": 0.5})
     log.cut_to(2)
     assert log.read() == [{"step": 2, "loss": 0.5}]
-    assert read_owner(run_dir / "lock") is None
     assert DigestCache(run_dir / ".cache/digests.json").of(run_dir / "run.toml")
     for folder in ("sft", "evaluate"):
         (run_dir / folder).mkdir()

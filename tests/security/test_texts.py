@@ -29,6 +29,14 @@ HOSTILE = (
     "ok\rOVER \u202etxt.exe\u202c \x9b31m \x07\x08 [bold red]markup[/] [link=http://evil]x[/link] :bomb:"
 )
 SHOWN = "[bold red]markup[/] [link=http://evil]x[/link] :bomb:"
+ODD_LINES = [
+    f'{{"step": 2, "kl": 1{"0" * 400}, "score": NaN, "length": 1e999}}',
+    '{"step": "x", "kl": {"a": [1]}, "event": 5, "stage": ["x"], "instruction": 5, "input": 7, "response": [8]}',
+    f'{{"step": 3, "kl": {"[" * 50_000 + "]" * 50_000}}}',
+    f'{{"step": 4, "kl": {"[" * 500 + "]" * 500}}}',
+    "5",
+    '{"half":',
+]
 FORBIDDEN = set("\x1b\x07\x08\r\x9b\u202e\u202c")
 KEY = "s3cret-of-these-tests"
 
@@ -40,17 +48,40 @@ def run_dir(tmp_path: Path) -> Path:
     samples = run_dir / "ppo" / "samples"
     samples.mkdir(parents=True)
     (run_dir / "run.toml").write_text(SANDBOX)
-    (run_dir / "ppo" / "metrics.jsonl").write_text(json.dumps({"step": 1, HOSTILE: 2.0, "kl": HOSTILE}) + "\n")
+    first = json.dumps({"step": 1, HOSTILE: 2.0, "kl": HOSTILE})
+    (run_dir / "ppo" / "metrics.jsonl").write_text("\n".join([first, *ODD_LINES, ""]))
     row = {"instruction": HOSTILE, "input": HOSTILE, "response": HOSTILE, "score": 1.0, HOSTILE: 3}
-    (samples / "step_000001.jsonl").write_text(json.dumps(row) + "\n")
+    (samples / "step_000001.jsonl").write_text("\n".join([json.dumps(row), *ODD_LINES, ""]))
+    warned = {"event": "warned", "stage": "ppo", "step": 7, "message": HOSTILE}
+    (run_dir / "events.jsonl").write_text("\n".join([*ODD_LINES, json.dumps(warned), ""]))
     return run_dir
 
 
-@pytest.mark.parametrize("words", [["--samples"], [], ["--verbose"], ["--csv"], ["--samples", "--json"]])
+@pytest.mark.parametrize(
+    "words", [["--samples"], [], ["--verbose"], ["--csv"], ["--samples", "--json"], ["--verbose", "--json"]]
+)
 def test_what_a_model_wrote_does_not_drive_a_terminal(run_dir, words):
     done = run_rlp("metrics", run_dir, "ppo", *words)
     assert SHOWN in done.stdout or words == []
     assert not FORBIDDEN & set(done.stdout + done.stderr)
+
+
+def test_a_page_and_a_status_of_files_that_a_stranger_made(run_dir):
+    partial = run_dir / "ppo"
+    (run_dir / "evaluate").mkdir()
+    (run_dir / "evaluate" / "results.json").write_text(
+        json.dumps({"policies": [{"name": HOSTILE, "win_rate": "high"}, 5], "reward_models": 7, "paired": {"a": 1}})
+    )
+    (partial / "attempt.json").write_text(json.dumps({"status": "failed", "message": HOSTILE, "seconds": "x"}))
+    partial.rename(run_dir / "ppo.partial")
+    done = run_rlp("status", run_dir)
+    assert "ppo warned at step 7: wiped  link" in done.stdout
+    shown = run_rlp("report", run_dir)
+    page = (run_dir / "report.html").read_text()
+    assert page.count("This could not be shown: a file of the run is not as rlp writes it (TypeError") == 1
+    assert "4 lines of metrics.jsonl" in page
+    assert "<h3>Alarms</h3>" in page
+    assert not FORBIDDEN & set(done.stdout + done.stderr + shown.stdout + shown.stderr + page)
 
 
 def test_samples_and_errors_of_a_data_file_and_its_name_do_not_either(tmp_path):

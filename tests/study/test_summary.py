@@ -141,6 +141,8 @@ def test_tables_show_per_cent_and_errors_and_a_dash_for_what_is_not_there(two_se
 
 
 def test_a_table_is_markdown_whatever_a_cell_holds():
+    hostile = Table("T", ["a"], [["\x1b[2Ja\n| b <img src=x> \u202e"]])
+    assert markdown(hostile).splitlines()[4:] == ["| a \\| b &lt;img src=x> |"]
     assert markdown(Table("T", ["a", "b"], [["x|y", "1"]])).splitlines()[2:] == [
         "| a | b |",
         "| :-- | --: |",

@@ -9,6 +9,7 @@ trains each task up to STEPS under each ZeRO stage in OUT/zero-N/NAME; run again
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import sys
@@ -22,10 +23,23 @@ from training.tiny_tasks import PAIRS, multi_view_task, pairs_task, ppo_task, sf
 
 from rlp_engine.config.sections.model import DeepSpeedConfig, LoraConfig
 from rlp_engine.distributed.world import join, leave, world
+from rlp_engine.errors import HealthError
 
 SIZE = 2
 LORA = LoraConfig(rank=2, alpha=4.0)
 OFTEN = {"agreement_every": 5}
+
+
+class BrokenAtRank1:
+    """Scores of rank 1's rows, one of which is not finite from step 4 on."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def score_responses(self, prompts, texts):
+        self.step += 1
+        return [math.nan if row == 0 and self.step > 3 and world().rank == 1 else 1.0 for row in range(len(texts))]
+
 
 TASKS = {
     "sft": lambda folder: sft_task(folder, epochs=9),
@@ -35,6 +49,7 @@ TASKS = {
     "ppo": lambda folder: ppo_task(
         folder, steps=20, rollout_batch=7, minibatch=5, microbatch=2, held_out_pairs=PAIRS[:5], health=OFTEN
     ),
+    "ppo-nan": lambda folder: ppo_task(folder, BrokenAtRank1()),
     "ppo-lora": lambda folder: ppo_task(folder, lora=LORA, steps=20, rollout_batch=7, minibatch=5, microbatch=2),
 }
 
@@ -65,7 +80,10 @@ def work(rank: int, port: int, folder: Path, out: Path, steps: int, names: list[
         tiny_tasks.DEEPSPEED = DeepSpeedConfig(config_file=write_settings(out, stage))
         for name in names:
             (out / f"zero-{stage}").mkdir(exist_ok=True)
-            train_up_to(name, folder, out / f"zero-{stage}" / name, steps)
+            try:
+                train_up_to(name, folder, out / f"zero-{stage}" / name, steps)
+            except HealthError as error:
+                (out / f"zero-{stage}" / name / f"told-{rank}").write_text(f"{error.exit_code}: {error.what}")
     leave()
 
 

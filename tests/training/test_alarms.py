@@ -7,6 +7,7 @@ from rlp_engine.config.sections.training import OptimizerConfig
 from rlp_engine.data.records import PreferencePair
 from rlp_engine.errors import HealthError
 from rlp_engine.run.events import MetricsLog
+from rlp_engine.run.warned import warned
 from rlp_engine.training.checkpoint import newest
 
 EAGER = OptimizerConfig(learning_rate=2e-2, schedule="constant")
@@ -26,10 +27,10 @@ class Thinking:
         return [float(text.split().count("think")) for text in texts]
 
 
-def told(task, out):
+def told(task, out, **how):
     """The keys of the alarms that a run raised."""
     reporter = Recorder()
-    train(task, out, reporter=reporter)
+    train(task, out, reporter=reporter, **how)
     keys = (
         "max_kl",
         "max_length_growth",
@@ -41,9 +42,11 @@ def told(task, out):
     return {key for key in keys for text in reporter.warned if f"ppo.health.{key} is" in text}
 
 
-def test_a_healthy_run_is_left_in_peace(folder, tmp_path):
-    task = ppo_task(folder, held_out_pairs=PAIRS, health={"agreement_every": 1})
-    assert told(task, tmp_path) == set()
+def test_a_healthy_run_is_left_in_peace_and_every_agreement_is_logged(folder, tmp_path):
+    task = ppo_task(folder, held_out_pairs=PAIRS, health={"agreement_every": 2})
+    assert told(task, tmp_path, log_every=5) == set()
+    rows = MetricsLog(tmp_path / "metrics.jsonl").read()
+    assert [(row["step"], "held_out_agreement" in row) for row in rows] == [(2, True), (4, True), (5, False), (6, True)]
 
 
 def test_a_policy_paid_for_length_writes_longer_and_does_not_end(folder, tmp_path):
@@ -78,5 +81,7 @@ def test_a_reckless_learning_rate_stops_at_a_checkpoint_and_goes_on_only_when_to
         assert newest(tmp_path / "checkpoints").found.step == 2
         assert [row["step"] for row in MetricsLog(tmp_path / "metrics.jsonl").read()] == [1, 2]
     assert (tmp_path / "samples" / "step_000002.jsonl").exists()
+    stopped = [one.step for one in warned(tmp_path / "events.jsonl")["stage"] if "the entropy fell" in one.message]
+    assert stopped == [2]
     attempt(**(limits | {"stop": []}))
     assert [row["step"] for row in MetricsLog(tmp_path / "metrics.jsonl").read()] == [1, 2, 3, 4]

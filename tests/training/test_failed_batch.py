@@ -7,6 +7,7 @@ import pytest
 import torch
 from training.tiny_tasks import multi_view_task, pairs_task, ppo_task, sft_task, train
 
+from rlp_engine.distributed.world import World
 from rlp_engine.errors import HealthError
 from rlp_engine.run.manifest import record_contents
 from rlp_engine.training.checkpoint import newest
@@ -77,8 +78,18 @@ def test_a_loss_that_breaks_in_training_is_traced_to_its_rows(folder, tmp_path):
     assert rows[0] == {"prompt_id": "p7", "logprob": -1.5}
     assert not_finite_in(rows) == "logprob of 1 of 2 rows"
     assert not_finite_in(rows[:1]) == ""
+    ranked = [{"rank": rank, "logprob": value} for rank, value in [(0, -1.0), (1, math.nan), (2, math.inf), (1, -2.0)]]
+    assert not_finite_in(ranked) == "logprob of 2 of 4 rows, on ranks 1, 2"
+    assert not_finite_in(ranked[:2]) == "logprob of 1 of 2 rows, on rank 1"
     batch.begin([1])
     assert batch.read() == [{}]  # a new step forgets the one before
+
+
+@pytest.mark.parametrize(("count", "size"), [(16, 1), (16, 2), (7, 3), (5, 8)])
+def test_the_owner_of_a_row_is_the_rank_whose_share_it_is_in(count, size):
+    shares = [World(rank, size).share(count) for rank in range(size)]
+    owners = [World(0, size).owner(row, count) for row in range(count)]
+    assert owners == [rank for rank, share in enumerate(shares) for _ in share]
 
 
 def test_what_failed_once_is_no_result_of_the_stage_that_went_well_at_last(tmp_path):

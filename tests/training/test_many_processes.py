@@ -119,3 +119,15 @@ def test_stopped_and_continued_ends_bit_for_bit_where_it_would_have_ended(stage,
         )
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+@pytest.mark.slow
+def test_a_score_that_is_not_finite_at_one_rank_ends_every_rank_alike(folder, tmp_path):
+    run_pair(folder, tmp_path, STEPS, ["ppo-nan"], [2])
+    out = tmp_path / "zero-2" / "ppo-nan"
+    told = {(out / f"told-{rank}").read_text() for rank in range(2)}
+    bad = "1 of 16 entries of scores are not finite (not finite: score of 1 of 16 rows, on rank 1)"
+    assert told == {f"7: stage, step 4: {bad}"}
+    rows = [json.loads(line) for line in (out / "failed_step_000004.jsonl").read_text().splitlines()]
+    assert [(row["rank"], row["score"]) for row in rows] == [(0, 1.0)] * 8 + [(1, None)] + [(1, 1.0)] * 7
+    assert [row["step"] for row in metrics_of(out)] == [1, 2, 3]

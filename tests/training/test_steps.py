@@ -147,6 +147,15 @@ def test_warnings_reach_people_and_the_event_log(tmp_path):
     assert "step three!" in (tmp_path / "events.jsonl").read_text()
 
 
+def test_a_step_with_news_is_logged_between_the_intervals(tmp_path):
+    class WithNews(Walk):
+        def has_news(self):
+            return self.seen[-1] == 4
+
+    train(WithNews(), tmp_path, log_every=3)
+    assert logged_steps(tmp_path) == [3, 4, 6, 7]
+
+
 def test_too_little_disk_for_two_checkpoints_is_told_before_the_first_step(tmp_path):
     task = Walk()
     task.position = torch.empty(1 << 60, device="meta")

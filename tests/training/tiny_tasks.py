@@ -160,14 +160,14 @@ TASKS = {
 }
 
 
-def train(task: Task, out: Path, *, reporter=None, stop=None, after_step=None, every_steps=2, keep=2):
+def train(task: Task, out: Path, *, reporter=None, stop=None, after_step=None, every_steps=2, keep=2, log_every=1):
     out.mkdir(exist_ok=True)
     return run_steps(
         task,
         out=out,
         name="stage",
         checkpoint=CheckpointConfig(every_steps=every_steps, keep=keep),
-        log=LogConfig(samples_every_steps=2, samples=3),
+        log=LogConfig(every_steps=log_every, samples_every_steps=2, samples=3),
         reporter=reporter or NullReporter(),
         stop=stop or StopSignal(),
         events=EventLog(out / "events.jsonl"),
