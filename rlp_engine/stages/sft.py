@@ -15,7 +15,7 @@ from rlp_engine.models.lora import add_lora
 from rlp_engine.models.policy import Policy, load_policy, save_policy
 from rlp_engine.models.scratch import build_scratch
 from rlp_engine.randomness import torch_seed
-from rlp_engine.stages.common import after_training, prepare_device, train
+from rlp_engine.stages.common import after_training, prepare_device, train, warn_of
 from rlp_engine.stages.spec import StageContext
 from rlp_engine.training.sft import SftTask
 
@@ -30,6 +30,12 @@ def run(context: StageContext) -> dict[str, Any]:
     template = PromptTemplate(config.model.template, policy.tokenizer)
     seed_parts = (config.seed, 0, "sft")
     task = SftTask(policy, template, demonstrations, config.sft, seed_parts=seed_parts, deepspeed=config.deepspeed)
+    without = f"{task.num_without_response} of {len(demonstrations)} demonstrations are left out: the prompt fills that"
+    warn_of(
+        context,
+        task.cuts.told("demonstrations", f"sft.max_length = {config.sft.max_length}"),
+        [without] * bool(task.num_without_response),
+    )
     metrics = train(context, task)
     after_training(task, lambda: save_policy(policy, context.out / "model"))
     return {
