@@ -95,13 +95,15 @@ class PromptTemplate:
         kept = max_length - len(prefix)
         return prefix + ids[-kept:] if kept > 0 else prefix[:max_length]
 
-    def encode_example(self, prompt: Prompt, output: str, max_length: int) -> tuple[list[int], list[bool]]:
+    def encode_example(
+        self, prompt: Prompt, output: str, max_length: int | None = None
+    ) -> tuple[list[int], list[bool]]:
         """Prompt, response and EOS as one sequence, for supervised fine-tuning (METHOD 4.5).
 
         Returns:
-            ids and is_response, of equal length, cut on the right to `max_length`. A token that holds any
-            character of the response is a response token, and so is the EOS. When the prompt alone fills
-            `max_length`, no token is one.
+            ids and is_response, of equal length, cut on the right to `max_length` (None = not cut). A token that
+            holds any character of the response is a response token, and so is the EOS. When the prompt alone
+            fills `max_length`, no token is one.
 
         Raises:
             ModelError: the tokenizer has no EOS; the policy could never learn to stop.
@@ -120,8 +122,11 @@ class PromptTemplate:
         is_response = [index >= first for index in range(len(ids))]
         return ids[:max_length], is_response[:max_length]
 
-    def encode_scored(self, prompt: Prompt, response: str, max_length: int) -> list[int]:
+    def encode_scored(self, prompt: Prompt, response: str, max_length: int | None = None) -> list[int]:
         """Prompt and response as a reward model reads them: no EOS, cut on the right (METHOD 4.2).
+
+        Args:
+            max_length: tokens; None = nothing is cut.
 
         Raises:
             DataError: there is no token at which a reward could be read.

@@ -8,6 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from rlp_engine.errors import ModelError
+
 
 def model_inputs(module: nn.Module, ids_BL: Tensor, attention_BL: Tensor | None) -> dict[str, Tensor]:
     """Keyword arguments for `module`: ids, mask and, where it takes them, positions that skip padding.
@@ -50,6 +52,26 @@ def last_live_index(attention_BL: Tensor) -> Tensor:
 def position_limit(module: nn.Module) -> int | None:
     """Most tokens a sequence may have, where the config says so."""
     return getattr(module.config.get_text_config(), "max_position_embeddings", None)
+
+
+def require_positions(module: nn.Module, tokens: int, *, what: str, mend: str) -> None:
+    """A sequence of so many tokens has a place in the model for each.
+
+    Args:
+        what: the model in words: "the reward model".
+        mend: what to lower; `{limit}` in it is the most that fits.
+
+    Raises:
+        ModelError: it has not. Some architectures would fail with an index error, others go on untrained.
+    """
+    limit = position_limit(module)
+    if limit is not None and tokens > limit:
+        raise ModelError(
+            f"a text of {tokens} tokens does not fit in {what}",
+            where=str(module.config.name_or_path),
+            found=f"max_position_embeddings = {limit}",
+            mend=mend.format(limit=limit),
+        )
 
 
 @lru_cache(maxsize=64)

@@ -157,7 +157,7 @@ def _mend(place: str, message: str) -> str:
     if "trust_remote_code" in message:
         return "--set model.trust_remote_code=true runs the model's own code on this machine: only if you trust it"
     if "ignore_mismatched_sizes" in message:
-        return "config.json and weights do not belong together: take the config.json that the model was saved with"
+        return "config.json and weights do not belong together, or it is a classifier where a language model is wanted"
     if Path(place).is_dir():
         return "check that the folder is whole: config.json, *.safetensors, tokenizer files"
     return (

@@ -15,6 +15,9 @@ from rlp_engine.models.export import save_module
 from rlp_engine.models.loading import load_config, load_module, load_tokenizer
 from rlp_engine.models.special_tokens import ensure_pad_token, eos_ids
 
+# Those whose attention layers do not say `is_causal` themselves.
+ENCODERS = frozenset({"big_bird", "megatron-bert", "rembert", "roformer"})
+
 
 @dataclass
 class Policy:
@@ -43,7 +46,7 @@ def load_policy(source: Path | str, model: ModelConfig, *, device: torch.device 
     """An AutoModelForCausalLM from a folder or a hub id, in evaluation mode, dropout off.
 
     Raises:
-        ModelError: if it cannot be loaded whole, or its tokenizer has no EOS.
+        ModelError: if it cannot be loaded whole, is an encoder, or its tokenizer has no EOS.
     """
     config = load_config(source, model)
     tokenizer = load_tokenizer(source, model)
@@ -54,8 +57,23 @@ def load_policy(source: Path | str, model: ModelConfig, *, device: torch.device 
             mend='name one in its tokenizer_config.json: "eos_token": "..."',
         )
     module = load_module(AutoModelForCausalLM, source, model, device=device, config=config)
+    _require_causal(module, str(source))
     ensure_pad_token(tokenizer, module)
     return Policy(module, tokenizer)
+
+
+def _require_causal(module: PreTrainedModel, place: str) -> None:
+    """transformers gives encoders such as BERT a language model head too: each token then sees those after it, and
+    training only learns to copy them."""
+    seen = {part.is_causal for part in module.modules() if isinstance(getattr(part, "is_causal", None), bool)}
+    is_of_encoders = seen == {False} or module.config.model_type in ENCODERS
+    if is_of_encoders and getattr(module.config, "is_decoder", None) is False:
+        raise ModelError(
+            "a policy predicts each token from those before it, and this model is an encoder",
+            where=place,
+            found=f"{type(module).__name__} with is_decoder = false",
+            mend="name a causal language model, such as a Llama",
+        )
 
 
 def save_policy(policy: Policy, path: Path) -> None:

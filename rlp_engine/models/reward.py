@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +15,12 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.data.batching import length_groups, pad
+from rlp_engine.data.cuts import Cuts
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import ModelError
 from rlp_engine.models.export import save_module
-from rlp_engine.models.inputs import last_live_index, model_inputs, position_limit
+from rlp_engine.models.inputs import last_live_index, model_inputs, require_positions
 from rlp_engine.models.loading import hidden_size, load_config, load_module, load_tokenizer
 from rlp_engine.models.pairs import PairRows, can_pack, is_worth_packing, pack_pairs, pair_length, pair_states
 from rlp_engine.models.special_tokens import ensure_pad_token
@@ -92,14 +93,7 @@ class RewardModel(nn.Module):
             ModelError: if a sequence is longer than the model's positions.
         """
         lengths = [len(ids) for ids in sequences]
-        limit = position_limit(self.model)
-        if limit is not None and max(lengths, default=0) > limit:
-            raise ModelError(
-                f"a text of {max(lengths)} tokens does not fit in the reward model",
-                where=str(self.model.config.name_or_path),
-                found=f"max_position_embeddings = {limit}",
-                mend=f"lower max_length to {limit} in the section of this stage",
-            )
+        self.require_positions(max(lengths, default=0))
         device = next(self.model.parameters()).device
         rewards_N = torch.empty(len(sequences))
         hidden_ND = torch.empty(len(sequences), hidden_size(self.model))
@@ -114,6 +108,11 @@ class RewardModel(nn.Module):
         self.train(was_training)
         return RewardOutput(rewards_N, hidden_ND)
 
+    def require_positions(self, tokens: int) -> None:
+        """Raises ModelError when a text of so many tokens is longer than the model's positions."""
+        mend = "lower train_rm.max_length to {limit}"
+        require_positions(self.model, tokens, what="the reward model", mend=mend)
+
     def score(self, sequences: Sequence[Sequence[int]], *, microbatch: int) -> list[float]:
         """Rewards of token id sequences, in their order."""
         return self.embed(sequences, microbatch=microbatch).rewards_B.tolist()
@@ -127,11 +126,12 @@ class ResponseScorer:
     template: PromptTemplate  # made with reward_model.tokenizer
     microbatch: int  # texts per forward pass, of the longest
     max_length: int  # tokens of prompt and response, cut on the right
+    cuts: Cuts = field(default_factory=Cuts)  # of the texts so far
 
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[list[int]]:
         """Token ids of each prompt with its response, tokenized jointly, no EOS added (METHOD 4.2, 4.3)."""
         pairs = zip(prompts, responses, strict=True)
-        return [self.template.encode_scored(prompt, text, self.max_length) for prompt, text in pairs]
+        return [self.cuts.keep(self.template.encode_scored(prompt, text), self.max_length) for prompt, text in pairs]
 
     def score_responses(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
         """One reward a row; row i is the response i to prompt i."""

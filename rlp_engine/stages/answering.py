@@ -8,9 +8,11 @@ are kept one by one as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import nn
 
 from rlp_engine.config.sections.generation import GenerationConfig
 from rlp_engine.data.records import Prompt, Sample
@@ -19,6 +21,7 @@ from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError
 from rlp_engine.generation.native import Request, Sampling, generate
+from rlp_engine.models.inputs import require_positions
 from rlp_engine.models.policy import Policy
 from rlp_engine.randomness import KeyPart
 from rlp_engine.run.signals import StopSignal
@@ -177,6 +180,20 @@ class LengthFilter:
             )
         if self.empty:
             context.reporter.warn(f"{self.empty} of {self.seen} prompts have no token and are left out")
+
+
+def require_room(
+    models: Mapping[str, nn.Module], template: PromptTemplate, prompts: Sequence[Prompt], generation: GenerationConfig
+) -> None:
+    """Every prompt and an answer to it fit in each of these models (name in words -> model), before the work starts.
+
+    Raises:
+        ModelError: naming the model and its positions.
+    """
+    longest = max(len(template.encode_prompt(prompt)) for prompt in prompts) + generation.max_new_tokens
+    mend = "lower generation.max_prompt_tokens or generation.max_new_tokens: {limit} together"
+    for name, module in models.items():
+        require_positions(module, longest, what=name, mend=mend)
 
 
 def short_enough(

@@ -20,7 +20,7 @@ from rlp_engine.evaluation.judges import Judge, ScoringJudge, draw_label
 from rlp_engine.models.policy import load_policy
 from rlp_engine.randomness import uniforms
 from rlp_engine.stages.answer_engines import stage_answerer
-from rlp_engine.stages.answering import answer_in_shards, iterate_folder, short_enough
+from rlp_engine.stages.answering import answer_in_shards, iterate_folder, require_room, short_enough
 from rlp_engine.stages.common import prepare_device
 from rlp_engine.stages.judging import build_judge, told_costs
 from rlp_engine.stages.spec import StageContext
@@ -45,6 +45,7 @@ def collect_from_annotator(context: StageContext) -> dict[str, Any]:
     template = PromptTemplate(config.model.template, policy.tokenizer)
     prompts = list(read_prompts(context.inputs["preference_instructions"]))
     prompts = short_enough(context, prompts, template, config.generation.max_prompt_tokens)
+    require_room({"the SFT policy": policy.model}, template, prompts, config.generation)
     source = stage_answerer(
         context,
         policy,

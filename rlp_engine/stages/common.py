@@ -14,6 +14,7 @@ from rlp_engine.distributed.world import world
 from rlp_engine.models.device import apply_threads, device_name, device_of
 from rlp_engine.models.reward import ResponseScorer, RewardModel, load_reward
 from rlp_engine.stages.spec import StageContext
+from rlp_engine.training.pairs import PairBatches
 from rlp_engine.training.steps import Task, UpdaterTask, run_steps
 
 Result = TypeVar("Result")
@@ -53,6 +54,24 @@ def after_training(task: UpdaterTask, work: Callable[[], Result]) -> Result:
     the result."""
     with task.updater.whole_weights():
         return world().broadcast(work() if world().is_leader else None)
+
+
+def warn_of(context: StageContext, *lines: list[str]) -> None:
+    """The leader's warnings of this stage; every rank counts the same."""
+    if world().is_leader:
+        for line in itertools.chain(*lines):
+            context.reporter.warn(f"{context.spec.name}: {line}")
+
+
+def warn_of_pairs(context: StageContext, batches: PairBatches) -> None:
+    """Say which of the pairs a reward model does not read whole, or cannot learn from."""
+    limit = f"train_rm.max_length = {context.config.train_rm.max_length}"
+    equal = f"{batches.num_equal} of {batches.count} pairs are equal as the reward model reads them: they teach nothing"
+    warn_of(
+        context,
+        batches.cuts.told("answers of the pairs, with their prompts,", limit),
+        [equal] * bool(batches.num_equal),
+    )
 
 
 def response_scorer(

@@ -21,7 +21,7 @@ from rlp_engine.models.reward import ResponseScorer
 from rlp_engine.randomness import permutation
 from rlp_engine.run.atomic import write_bytes, write_json
 from rlp_engine.stages.answering import iterate_folder
-from rlp_engine.stages.common import prepare_device, response_scorer, shard_files
+from rlp_engine.stages.common import prepare_device, response_scorer, shard_files, warn_of
 from rlp_engine.stages.sharding import PromptsInOrder, all_ranks, is_own
 from rlp_engine.stages.spec import StageContext
 
@@ -41,6 +41,7 @@ def run(context: StageContext) -> dict[str, Any]:
         max_length=config.train_rm.max_length,
     )
     embed_shards(context, scorer)
+    warn_of(context, scorer.cuts.told("answers, with their prompts,", f"train_rm.max_length = {scorer.max_length}"))
     if not world().is_leader:
         return {}
     drift = measure_drift(context, scorer)

@@ -27,8 +27,8 @@ from rlp_engine.models.policy import Policy, load_policy, save_policy
 from rlp_engine.models.reward import ResponseScorer
 from rlp_engine.randomness import permutation, torch_seed
 from rlp_engine.run.atomic import committed_dir, write_json
-from rlp_engine.stages.answering import answerer, short_enough
-from rlp_engine.stages.common import after_training, prepare_device, scorer_of, train
+from rlp_engine.stages.answering import answerer, require_room, short_enough
+from rlp_engine.stages.common import after_training, prepare_device, scorer_of, train, warn_of
 from rlp_engine.stages.judging import build_judge, told_costs
 from rlp_engine.stages.ppo_models import ppo_models
 from rlp_engine.stages.reward_training import split_held_out
@@ -47,6 +47,8 @@ def run(context: StageContext) -> dict[str, Any]:
     prompts = list(read_prompts(context.inputs["unlabeled"]))
     prompts = short_enough(context, prompts, template, config.generation.max_prompt_tokens)
     models = ppo_models(context, policy, device)
+    readers = {"the policy": policy.model, "the value model": models.value_model.backbone}
+    require_room(readers, template, prompts, config.generation)
     scorer = scorer_of(
         context,
         models.reward_model,
@@ -78,6 +80,8 @@ def run(context: StageContext) -> dict[str, Any]:
             after_training(task, lambda: save_candidate(context, policy, step))
 
     metrics = train(context, task, after_step=after_step)
+    limit = f"train_rm.max_length = {scorer.max_length}"
+    warn_of(context, scorer.cuts.told("answers, with their prompts, as the reward model reads them,", limit))
     summary = {name: metrics[name] for name in ("reward", "kl", "length", "eos_share") if name in metrics}
     summary["value_model_from"] = models.value_source
     if config.model.lora.rank:

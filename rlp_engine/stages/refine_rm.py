@@ -14,10 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 from rlp_engine.config.schema import MULTI_VIEW
+from rlp_engine.data.records import Prompt
 from rlp_engine.data.rows import read_pairs, read_prompts
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.stages.answering import iterate_folder
-from rlp_engine.stages.common import after_training, prepare_device, train
+from rlp_engine.stages.common import after_training, prepare_device, train, warn_of_pairs
 from rlp_engine.stages.reward_training import new_reward_model, save_and_check, split_held_out
 from rlp_engine.stages.spec import StageContext
 from rlp_engine.training.multi_view_task import MultiViewTask
@@ -41,17 +42,19 @@ def run(context: StageContext) -> dict[str, Any]:
     settings = {"seed_parts": seed_parts, "max_length": config.train_rm.max_length, "total_steps": steps}
     settings["deepspeed"] = config.deepspeed
     if method in MULTI_VIEW:
-        views = view_pairs(
-            config.refine_rm.multi_view,
-            policy_answers(context),
-            lambda prompt, text: template.encode_scored(prompt, text, config.train_rm.max_length),
-            seed_parts,
-        )
+
+        def encode(prompt: Prompt, text: str) -> list[int]:
+            ids = template.encode_scored(prompt, text, config.train_rm.max_length)
+            reward_model.require_positions(len(ids))
+            return ids
+
+        views = view_pairs(config.refine_rm.multi_view, policy_answers(context), encode, seed_parts)
         task = MultiViewTask(
             reward_model, template, learned, views, config.refine_rm, kind=MULTI_VIEW[method], **settings
         )
     else:
         task = PairsTask(reward_model, template, learned, config.refine_rm, **settings)
+    warn_of_pairs(context, task.batches)
     metrics = train(context, task)
     return {
         "method": method,

@@ -11,12 +11,11 @@ from typing import Any
 from rlp_engine.data.records import Demonstration, Prompt
 from rlp_engine.data.rows import read_demonstrations, read_prompts
 from rlp_engine.data.templates import PromptTemplate
-from rlp_engine.distributed.world import world
 from rlp_engine.models.lora import add_lora
 from rlp_engine.models.policy import Policy, load_policy, save_policy
 from rlp_engine.models.scratch import build_scratch
 from rlp_engine.randomness import torch_seed
-from rlp_engine.stages.common import after_training, prepare_device, train
+from rlp_engine.stages.common import after_training, prepare_device, train, warn_of
 from rlp_engine.stages.spec import StageContext
 from rlp_engine.training.sft import SftTask
 
@@ -43,12 +42,12 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 def tell_left_out(context: StageContext, task: SftTask, total: int) -> None:
-    """Warn of demonstrations that nothing is learned from: their prompt alone fills sft.max_length."""
-    if task.num_without_response and world().is_leader:  # every rank counts the same ones
-        context.reporter.warn(
-            f"{task.num_without_response} of {total} demonstrations have no response within "
-            f"sft.max_length = {context.config.sft.max_length} tokens and are left out"
-        )
+    """Warn of demonstrations that are read in part, and of those that nothing is learned from: their prompt fills all."""
+    limit = f"sft.max_length = {context.config.sft.max_length}"
+    without = (
+        f"{task.num_without_response} of {total} demonstrations have no response within {limit} tokens and are left out"
+    )
+    warn_of(context, task.cuts.told("demonstrations", limit), [without] * bool(task.num_without_response))
 
 
 def starting_policy(context: StageContext, demonstrations: list[Demonstration], device) -> Policy:

@@ -163,11 +163,14 @@ def no_pair(context: StageContext, statistics: dict[str, Any]) -> DataError:
             where=str(context.inputs["samples"]),
             mend="sample with a higher sample.temperature",
         )
+    mend = "lower synthesize.min_confidence, or choose another synthesize.equivalence (a laxer rule, min_cosine)"
+    if statistics["one_cluster_rate"] == 1:
+        mend = "sample with a higher sample.temperature, or choose a stricter synthesize.equivalence"
     return DataError(
         f"no synthetic pair: of {statistics['prompts']} prompts {statistics['low_confidence_rate']:.1%} had low "
         f"confidence, {statistics['one_cluster_rate']:.1%} a single cluster",
         where=str(context.inputs["samples"]),
-        mend="lower synthesize.min_confidence, or choose another synthesize.equivalence (a laxer rule, min_cosine)",
+        mend=mend,
     )
 
 

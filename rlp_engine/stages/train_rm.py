@@ -10,7 +10,7 @@ from typing import Any
 
 from rlp_engine.data.rows import read_pairs
 from rlp_engine.data.templates import PromptTemplate
-from rlp_engine.stages.common import after_training, prepare_device, train
+from rlp_engine.stages.common import after_training, prepare_device, train, warn_of_pairs
 from rlp_engine.stages.reward_training import new_reward_model, save_and_check, split_held_out
 from rlp_engine.stages.spec import StageContext
 from rlp_engine.training.pairs import PairsTask
@@ -26,6 +26,7 @@ def run(context: StageContext) -> dict[str, Any]:
     template = PromptTemplate(config.model.template, reward_model.tokenizer)
     settings = {"seed_parts": seed_parts, "max_length": config.train_rm.max_length, "deepspeed": config.deepspeed}
     task = PairsTask(reward_model, template, training, config.train_rm, **settings)
+    warn_of_pairs(context, task.batches)
     metrics = train(context, task)
     accuracy = after_training(task, lambda: save_and_check(context, reward_model, held_out))
     return {"pairs": len(training), "optimizer_steps": task.total_steps, "loss": metrics.get("loss"), **accuracy}

@@ -12,6 +12,7 @@ from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world
 from rlp_engine.generation.logprobs import sequence_logprobs
 from rlp_engine.methods.bradley_terry import pair_accuracy
+from rlp_engine.models.inputs import position_limit
 from rlp_engine.models.lora import adapters_off
 from rlp_engine.models.policy import Policy
 from rlp_engine.training.health import check_tensors
@@ -26,7 +27,8 @@ class HeldOutAgreement:
 
     Args:
         reference: the frozen SFT policy; None = the policy with its adapters off.
-        max_length: tokens of prompt and answer, cut on the right. Pairs whose prompt fills it are left out.
+        max_length: tokens of prompt and answer, cut on the right, and to the policy's positions. Pairs whose prompt
+            fills it are left out.
         rows: sequences per forward pass, of the longest.
         temperature: of the log-probabilities.
     """
@@ -44,6 +46,7 @@ class HeldOutAgreement:
     ) -> None:
         self._policy, self._reference = policy, reference
         self._rows, self._temperature = rows, temperature
+        max_length = min(max_length, position_limit(policy.model) or max_length)
         encoded = []
         for pair in pairs:
             sides = [_split(template, pair.prompt, text, max_length) for text in (pair.chosen, pair.rejected)]

@@ -15,6 +15,7 @@ from torch import Tensor
 from rlp_engine.config.sections.model import DeepSpeedConfig
 from rlp_engine.config.sections.reward import RewardTrainingConfig
 from rlp_engine.data.batching import length_groups
+from rlp_engine.data.cuts import Cuts
 from rlp_engine.data.records import PreferencePair
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import DataError
@@ -62,8 +63,17 @@ class PairBatches:
         self._key = (*seed_parts, "order")
         self._pairs = pairs
         self._weights = [pair.weight for pair in pairs]
-        self._chosen = [template.encode_scored(pair.prompt, pair.chosen, max_length) for pair in pairs]
-        self._rejected = [template.encode_scored(pair.prompt, pair.rejected, max_length) for pair in pairs]
+        self.cuts = Cuts()
+        encoded = [
+            [
+                self.cuts.keep(template.encode_scored(pair.prompt, text), max_length)
+                for text in (pair.chosen, pair.rejected)
+            ]
+            for pair in pairs
+        ]
+        self._chosen, self._rejected = [pair[0] for pair in encoded], [pair[1] for pair in encoded]
+        self.num_equal = sum(chosen == rejected for chosen, rejected in encoded)  # nothing is learned from them
+        reward_model.require_positions(max((len(ids) for pair in encoded for ids in pair), default=0))
         self.count = len(pairs)
         self.batch = Batch()
         can_pack(reward_model.backbone, length=0)

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from rlp_engine.config.sections.model import DeepSpeedConfig
 from rlp_engine.config.sections.training import SftConfig
+from rlp_engine.data.cuts import Cuts
 from rlp_engine.data.records import Demonstration
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import DataError
 from rlp_engine.generation.logprobs import has_plain_head, response_logprobs
+from rlp_engine.models.inputs import require_positions
 from rlp_engine.models.policy import Policy
 from rlp_engine.randomness import KeyPart
 from rlp_engine.training.dealing import dealt, idle
@@ -50,6 +52,7 @@ class SftTask(UpdaterTask):
         self.policy = policy
         self.config = config
         self._key = (*seed_parts, "order")
+        self.cuts = Cuts()
         examples = [self._encode(template, demonstration) for demonstration in demonstrations]
         self._prompts = [prompt for prompt, response in examples if response]
         self._responses = [response for _, response in examples if response]
@@ -61,6 +64,12 @@ class SftTask(UpdaterTask):
                 f"none of {len(demonstrations)} demonstrations has a response within {config.max_length} tokens",
                 mend="raise sft.max_length, or check the demonstrations with `rlp data check`",
             )
+        require_positions(
+            policy.model,
+            max(len(prompt) + len(response) for prompt, response in examples),
+            what="the policy",
+            mend="--set sft.max_length={limit}",
+        )
         self.total_steps = steps_of(self.total_items, config.epochs, config.minibatch)
         has_plain_head(policy.model)
         group = ParameterGroup("policy", {"policy": policy.model})
@@ -68,9 +77,9 @@ class SftTask(UpdaterTask):
 
     def _encode(self, template: PromptTemplate, demonstration: Demonstration) -> tuple[list[int], list[int]]:
         """Tokens before the first response token, and from there on."""
-        ids, is_response = template.encode_example(
-            demonstration.prompt, demonstration.output, max_length=self.config.max_length
-        )
+        ids, is_response = template.encode_example(demonstration.prompt, demonstration.output)
+        ids = self.cuts.keep(ids, self.config.max_length)
+        is_response = is_response[: len(ids)]
         start = is_response.index(True) if True in is_response else len(ids)
         assert all(is_response[start:]), "response tokens come last and together"
         return ids[:start], ids[start:]

@@ -36,6 +36,9 @@ class PolicyAnswers:
     texts: list[str]
 
 
+LEAST_PAIRS = 8  # of refine_rm.multi_view.pairs_per_step: each needs negatives among the others
+
+
 @dataclass(frozen=True)
 class ViewPair:
     """Two texts as the reward model reads them."""
@@ -66,10 +69,11 @@ class ViewPairs(ABC):
         self._items, self._per_step = list(items), size // per_item
         self._key = (*seed_parts, "views")
         if len(self._items) < self._per_step:
+            possible = len(self._items) * per_item
+            fewer = f", or --set refine_rm.multi_view.pairs_per_step={possible}" if possible >= LEAST_PAIRS else ""
             raise DataError(
                 f"only {len(self._items)} of {shortage}, and {self._per_step} are needed for a step",
-                mend="sample more instructions, or --set refine_rm.multi_view.pairs_per_step="
-                f"{len(self._items) * per_item} (at least 8)",
+                mend=f"sample more instructions, or with a higher sample.temperature{fewer}",
             )
 
     def of_step(self, step: int) -> list[ViewPair]:

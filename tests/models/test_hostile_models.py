@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import BertConfig, BertLMHeadModel
 
 from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.data.records import Prompt
@@ -60,6 +61,18 @@ def test_a_config_that_asks_for_tuples_is_read_by_name_all_the_same(llama_folder
     change(llama_folder / "config.json", return_dict=False)
     reward_model = load_reward(llama_folder, ModelConfig(), from_policy=True)
     assert len(reward_model.score([[3, 4], [5]], microbatch=2)) == 2
+
+
+def test_an_encoder_with_a_language_model_head_is_no_policy(llama_folder, tmp_path):
+    tokenizer = load_policy(llama_folder, ModelConfig()).tokenizer
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    for is_decoder in (False, True):
+        folder = tmp_path / str(is_decoder)
+        BertLMHeadModel(BertConfig(vocab_size=len(tokenizer), is_decoder=is_decoder, **sizes)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match="this model is an encoder"):
+        load_policy(tmp_path / "False", ModelConfig())
+    load_policy(tmp_path / "True", ModelConfig())
 
 
 def change(path: Path, **values: object) -> None:

@@ -56,9 +56,11 @@ def test_a_demonstration_whose_prompt_fills_the_length_is_left_out_and_said(fold
     long = Demonstration(replace(DEMONSTRATIONS[0].prompt, instruction="what colour is the sky " * 9), "blue")
     task = sft_task(folder, [long, *DEMONSTRATIONS], max_length=16)
     reporter, config = Recorder(), RunConfig(sft=task.config)
-    tell_left_out(SimpleNamespace(reporter=reporter, config=config), task, 13)
+    spec = SimpleNamespace(name="sft")
+    tell_left_out(SimpleNamespace(reporter=reporter, config=config, spec=spec), task, 13)
     assert reporter.warned == [
-        "1 of 13 demonstrations have no response within sft.max_length = 16 tokens and are left out"
+        "sft: 1 of 13 demonstrations are longer than sft.max_length = 16 tokens and are cut",
+        "sft: 1 of 13 demonstrations have no response within sft.max_length = 16 tokens and are left out",
     ]
     with pytest.raises(DataError, match="none of 12 demonstrations has a response within 5 tokens"):
         sft_task(folder, max_length=5)  # "what colour is sky ?" has 5
