@@ -42,12 +42,10 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 def tell_left_out(context: StageContext, task: SftTask, total: int) -> None:
-    """Warn of demonstrations that are read in part, and of those that nothing is learned from: their prompt fills all."""
-    limit = f"sft.max_length = {context.config.sft.max_length}"
-    without = (
-        f"{task.num_without_response} of {total} demonstrations have no response within {limit} tokens and are left out"
-    )
-    warn_of(context, task.cuts.told("demonstrations", limit), [without] * bool(task.num_without_response))
+    """Warn of demonstrations that are read in part, and of those whose prompt alone fills the length."""
+    limit, count = f"sft.max_length = {context.config.sft.max_length}", task.num_without_response
+    left_out = f"{count} of {total} demonstrations have no response within {limit} tokens and are left out"
+    warn_of(context, task.cuts.told("demonstrations", limit), [left_out] * bool(count))
 
 
 def starting_policy(context: StageContext, demonstrations: list[Demonstration], device) -> Policy:

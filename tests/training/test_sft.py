@@ -59,7 +59,7 @@ def test_a_demonstration_whose_prompt_fills_the_length_is_left_out_and_said(fold
     spec = SimpleNamespace(name="sft")
     tell_left_out(SimpleNamespace(reporter=reporter, config=config, spec=spec), task, 13)
     assert reporter.warned == [
-        "sft: 1 of 13 demonstrations are longer than sft.max_length = 16 tokens and are cut",
+        "sft: 5 of 13 demonstrations are longer than sft.max_length = 16 tokens and are cut",
         "sft: 1 of 13 demonstrations have no response within sft.max_length = 16 tokens and are left out",
     ]
     with pytest.raises(DataError, match="none of 12 demonstrations has a response within 5 tokens"):
