@@ -146,7 +146,11 @@ def set_values(run_dir: Path, sets: Sequence[str], *, refuse_missing: bool = Tru
     old = read_config_text(path)
     new = with_values(old, parse_sets(sets))
     if new != old:
-        _replace(path, new)
+        try:
+            _replace(path, new)
+        except OSError as error:
+            where, mend = f"{path}: {error.strerror}", "make it writable, or copy the run to where you may write"
+            raise ResourceError("cannot write run.toml", where=where, mend=mend) from error
     return resolved
 
 

@@ -23,7 +23,7 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memo
 def as_resource_error(
     error: BaseException, doing: str, folder: Path, lower: Sequence[str] = ()
 ) -> ResourceError | None:
-    """The error in a user's words if memory or disk ran out, else None.
+    """The error in a user's words if memory or disk ran out, or the folder was taken away; else None.
 
     Args:
         doing: who was at work: "stage ppo".
@@ -43,6 +43,12 @@ def as_resource_error(
             f"cannot write ({doing})",
             where=f"{_file_of(error, folder)}: {error.strerror}",
             mend="make it writable, then run again: it continues",
+        )
+    if number == errno.ENOENT and not folder.exists():
+        return ResourceError(
+            f"the run directory is gone ({doing})",
+            where=str(folder),
+            mend="it was moved or deleted during the work: run it again where it is now, and it continues",
         )
     is_memory = isinstance(error, MemoryError) or number == errno.ENOMEM or type(error).__name__ == "OutOfMemoryError"
     if is_memory or (isinstance(error, RuntimeError) and any(word in text for word in _MEMORY_WORDS)):

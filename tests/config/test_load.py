@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tomllib
 
 import pytest
@@ -255,6 +256,15 @@ def test_a_full_disk_leaves_nothing_and_a_changed_config_as_it_was(tmp_path):
         assert [path.name for path in (disk / "run").iterdir()] == ["run.toml"]
         (disk / "ballast").unlink()
         create_run(disk / "other", "quickstart")
+
+
+def test_a_run_toml_on_a_read_only_disk_is_said_in_words(tmp_path):
+    with mounted(tmp_path / "disk", "size=64k") as disk:
+        create_run(disk / "run", "quickstart")
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with pytest.raises(ResourceError, match=r"cannot write run\.toml") as error:
+            set_values(disk / "run", ["seed=7"])
+    assert error.value.where == f"{disk}/run/run.toml: Read-only file system"
 
 
 def test_a_folder_that_cannot_be_made_is_no_bug(tmp_path):

@@ -63,6 +63,19 @@ def test_an_output_that_may_not_be_written_is_ours_and_an_input_that_may_not_be_
     assert as_resource_error(denied("/elsewhere/a"), "stage ppo", tmp_path) is None
 
 
+def test_a_run_that_is_moved_while_it_works_is_no_bug(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    with (
+        pytest.raises(ResourceError, match="the run directory is gone") as error,
+        ResourcesInWords("x", tmp_path / "run"),
+    ):
+        (tmp_path / "run" / "metrics.jsonl").write_text("1")
+    assert error.value.where == str(tmp_path / "run")
+    there = as_resource_error(FileNotFoundError(2, "No such file", "missing"), "x", tmp_path)
+    assert there is None
+
+
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("x"), OSError(errno.ENOENT, "gone", "a")])
 def test_other_errors_are_left_as_they_are(error, tmp_path):
     assert as_resource_error(error, "stage ppo", tmp_path) is None
