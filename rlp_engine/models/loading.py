@@ -138,7 +138,9 @@ def load_tokenizer(source: Path | str, model: ModelConfig) -> PreTrainedTokenize
     refuse_odd_files(place)
     _refuse_odd_sizes(place, model)  # transformers reads the config for a tokenizer, too
     with _readable_errors(place, "tokenizer"), quiet():
-        return AutoTokenizer.from_pretrained(place, **_origin(place, model))
+        tokenizer = AutoTokenizer.from_pretrained(place, **_origin(place, model))
+        tokenizer.decode(tokenizer("a b")["input_ids"])  # its settings are read when it is used
+    return tokenizer
 
 
 def ensure_pad_token(tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel) -> None:
@@ -169,10 +171,21 @@ def ensure_pad_token(tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel
 
 
 def eos_ids(tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel) -> tuple[int, ...]:
-    """Every token that ends a response: the tokenizer's EOS first, then the generation config's."""
+    """Every token that ends a response: the tokenizer's EOS first, then the generation config's.
+
+    Raises:
+        ModelError: the generation config names something else than tokens.
+    """
     generation = getattr(module, "generation_config", None)
     named = getattr(generation, "eos_token_id", None)
-    others = named if isinstance(named, list) else [named]
+    others = [token for token in (named if isinstance(named, list) else [named]) if token is not None]
+    if not all(isinstance(token, int) for token in others):
+        raise ModelError(
+            "generation_config.json names an end of a text that is no token",
+            where=str(tokenizer.name_or_path),
+            found=f"eos_token_id = {named!r}"[:100],
+            want="a token id, or a list of them",
+        )
     return tuple(dict.fromkeys(token for token in [tokenizer.eos_token_id, *others] if token is not None))
 
 
@@ -305,7 +318,11 @@ def _readable_errors(place: str, part: str = "model") -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except _LOADING_ERRORS as error:
+    except Exception as error:
+        if (
+            not isinstance(error, _LOADING_ERRORS) and type(error) is not Exception
+        ):  # tokenizers raises Exception itself
+            raise
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
             raise
         text = " ".join(str(error).split())
