@@ -39,7 +39,7 @@ from rlp_cli.commands import (
 from rlp_cli.options import with_output
 from rlp_cli.render import Output, claim_stdout, hush, prepare_streams
 from rlp_cli.text import one_line
-from rlp_engine.errors import ConfigError, Interrupted, RlpError
+from rlp_engine.errors import ConfigError, Interrupted, ResourceError, RlpError
 
 # Typer carries its own copy of click since 0.2x; its public BadParameter leads to the classes of whichever it uses.
 _UsageError, _ClickException = typer.BadParameter.__mro__[1:3]
@@ -175,6 +175,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             output.traceback(traceback.format_exc())
         output.error(error)
         code = error.exit_code
+    except MemoryError as error:  # of a command that only reads; a run says which keys to lower
+        if output.verbose:
+            output.traceback(traceback.format_exc())
+        mend = "give it more memory, or a smaller file or model"
+        output.error(ResourceError("out of memory", where=f"rlp {arguments[0]}", found=str(error), mend=mend))
+        code = ResourceError.exit_code
     except Exception as error:  # the one place that may: what nobody foresaw is our bug, told as one
         code = _unforeseen(output, error)
     sys.exit(code)

@@ -119,7 +119,9 @@ def load_tokenizer(source: Path | str, model: ModelConfig) -> PreTrainedTokenize
     refuse_odd_files(place)
     _refuse_odd_sizes(place, model)  # transformers reads the config for a tokenizer, too
     with readable_errors(place, "tokenizer"), quiet():
-        return AutoTokenizer.from_pretrained(place, **_origin(place, model))
+        tokenizer = AutoTokenizer.from_pretrained(place, **_origin(place, model))
+        tokenizer.decode(tokenizer("a b")["input_ids"])  # its settings are read when it is used
+    return tokenizer
 
 
 def _origin(place: str, model: ModelConfig) -> dict[str, Any]:
@@ -133,6 +135,11 @@ def _refuse_odd_sizes(place: str, model: ModelConfig) -> None:
     with readable_errors(place):
         values, _ = PreTrainedConfig.get_config_dict(place, revision=_origin(place, model)["revision"])
         refuse_odd_sizes(values, place)
+
+    with readable_errors(place, "tokenizer"), quiet():
+        tokenizer = AutoTokenizer.from_pretrained(place, **_origin(place, model))
+        tokenizer.decode(tokenizer("a b")["input_ids"])  # its settings are read when it is used
+    return tokenizer
 
 
 @contextmanager

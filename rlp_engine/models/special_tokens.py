@@ -39,10 +39,21 @@ def ensure_pad_token(tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel
 
 
 def eos_ids(tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel) -> tuple[int, ...]:
-    """Every token that ends a response: the tokenizer's EOS first, then the generation config's."""
+    """Every token that ends a response: the tokenizer's EOS first, then the generation config's.
+
+    Raises:
+        ModelError: the generation config names something else than tokens.
+    """
     generation = getattr(module, "generation_config", None)
     named = getattr(generation, "eos_token_id", None)
-    others = named if isinstance(named, list) else [named]
+    others = [token for token in (named if isinstance(named, list) else [named]) if token is not None]
+    if not all(isinstance(token, int) for token in others):
+        raise ModelError(
+            "generation_config.json names an end of a text that is no token",
+            where=str(tokenizer.name_or_path),
+            found=f"eos_token_id = {named!r}"[:100],
+            want="a token id, or a list of them",
+        )
     return tuple(dict.fromkeys(token for token in [tokenizer.eos_token_id, *others] if token is not None))
 
 

@@ -239,7 +239,9 @@ class _Planner:
             return _Given(self._digests.of(Path(item.path).expanduser()))
         except OSError as error:
             problem = ConfigError(
-                f"cannot read {item.path}", where=f"{item.name}: {error.strerror}", mend="correct the path in run.toml"
+                f"cannot read {item.path}",
+                where=f"{item.name}: {error.strerror}",
+                mend="correct the path, or make it readable",
             )
         if before and before.path == item.path:
             return _Given(before.digest, "", problem)  # a finished run stays one when its sources are gone

@@ -63,6 +63,22 @@ def test_a_config_that_asks_for_tuples_is_read_by_name_all_the_same(llama_folder
     assert len(reward_model.score([[3, 4], [5]], microbatch=2)) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [("generation_config.json", "eos_token_id", "x"), ("tokenizer_config.json", "model_max_length", [1])],
+)
+def test_settings_beside_the_config_are_looked_at_before_they_are_used(llama_folder, name, key, value):
+    change(llama_folder / name, **{key: value})
+    with pytest.raises(ModelError):
+        load_policy(llama_folder, ModelConfig())
+
+
+def test_a_tokenizer_file_that_its_library_refuses_is_an_error(llama_folder):
+    (llama_folder / "tokenizer.json").write_text('{"version": {}}')
+    with pytest.raises(ModelError, match="the tokenizer cannot be loaded"):
+        load_policy(llama_folder, ModelConfig())
+
+
 def test_an_encoder_with_a_language_model_head_is_no_policy(llama_folder, tmp_path):
     tokenizer = load_policy(llama_folder, ModelConfig()).tokenizer
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
