@@ -16,6 +16,7 @@ from rlp_engine.errors import CorruptArtifactError, WorkPending
 
 if TYPE_CHECKING:
     from rlp_engine.run.manifest import Manifest
+    from rlp_engine.run.verify import Verified
     from rlp_engine.stages.plan import PlannedStage
 
 
@@ -47,7 +48,8 @@ def status(
         output.show(f"{name} warned at step {own[-1].step}: {own[-1].message}{more}", "pending")
     if owner:
         output.show(f"working on it: {owner}")
-    damaged = _verify(output, run_dir, planned) if verify else None
+    found = _verify(output, run_dir, planned) if verify else None
+    damaged = found.error(run_dir) if found else None
     due = [stage for stage in planned if stage.is_due]
     refused = next((stage.refusal for stage in due if stage.refusal), None)
     if owner and due:
@@ -65,7 +67,8 @@ def status(
         for stage in planned
     ]
     values = {"run_dir": str(run_dir), "done": not due and not damaged, "running": str(owner) if owner else None}
-    output.result(values | {"stages": stages} | ({"damaged": damaged.what if damaged else None} if verify else {}))
+    damage = [{"stage": one.stage, "problem": one.problem} for one in found.damage] if found else []
+    output.result(values | {"stages": stages} | ({"damaged": damage} if verify else {}))
     _verdict(due if check else [], damaged, run_dir)
 
 
@@ -107,16 +110,16 @@ def _made(manifest: Manifest | None) -> dict[str, Any]:
     return {"seconds": manifest.seconds, "finished": manifest.finished, "summary": manifest.summary}
 
 
-def _verify(output: Output, run_dir: Path, planned: Sequence[PlannedStage]) -> CorruptArtifactError | None:
-    """The first output whose content is not what its stage.json recorded."""
+def _verify(output: Output, run_dir: Path, planned: Sequence[PlannedStage]) -> Verified:
+    """Shows every output whose content is not what its stage.json recorded."""
     from rlp_engine.run.verify import verify
 
-    try:
-        files = verify(run_dir, [stage.spec.name for stage in planned])
-    except CorruptArtifactError as error:
-        return error
-    output.say(f"{files} outputs have the content that stage.json recorded", "good")
-    return None
+    found = verify(run_dir, [stage.spec.name for stage in planned])
+    for one in found.damage:
+        output.show(f"{one.stage}: {one.problem}", "error")
+    if not found.damage:
+        output.say(f"{found.files} outputs have the content that stage.json recorded", "good")
+    return found
 
 
 def _verdict(due: Sequence[PlannedStage], damaged: CorruptArtifactError | None, run_dir: Path) -> None:

@@ -197,26 +197,26 @@ def _files(folder: Path) -> Iterator[str]:
 
 def size_problems(folder: Path, files: Mapping[str, FileRecord]) -> list[str]:
     """What is wrong by a look at names and sizes: `model/a.bin is 12 bytes, was 40`. Cheap."""
-    problems = []
-    for name, record in files.items():
-        try:
-            size = (folder / name).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            problems.append(f"{name} is missing")
-            continue
-        if size != record.bytes:
-            problems.append(f"{name} is {size:,} bytes, was {record.bytes:,}")
-    return problems
+    return [problem for name, record in files.items() if (problem := _size_problem(folder, name, record))]
 
 
 def content_problems(folder: Path, files: Mapping[str, FileRecord]) -> list[str]:
-    """`size_problems`, and where sizes agree the content is read and hashed again."""
-    problems = size_problems(folder, files)
-    if not problems:
-        for name, record in files.items():
-            if sha256_of_file(folder / name) != record.sha256:
-                problems.append(f"{name} {OTHER_CONTENT}")
+    """`size_problems`, and of every file whose size agrees the content is read and hashed again."""
+    problems = []
+    for name, record in files.items():
+        if problem := _size_problem(folder, name, record):
+            problems.append(problem)
+        elif sha256_of_file(folder / name) != record.sha256:
+            problems.append(f"{name} {OTHER_CONTENT}")
     return problems
+
+
+def _size_problem(folder: Path, name: str, record: FileRecord) -> str:
+    try:
+        size = (folder / name).stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{name} is missing"
+    return "" if size == record.bytes else f"{name} is {size:,} bytes, was {record.bytes:,}"
 
 
 def version_changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

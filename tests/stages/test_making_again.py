@@ -10,7 +10,7 @@ import pytest
 from small_pipeline import Lines, config, outputs
 
 from rlp_engine.errors import ConfigError, CorruptArtifactError
-from rlp_engine.run.verify import verify
+from rlp_engine.run.verify import Verified, verify
 from rlp_engine.stages.runner import execute
 from rlp_engine.stages.selection import Selection
 
@@ -69,7 +69,7 @@ def test_a_truncated_artifact_is_refused_before_anything_runs(run_dir, stages):
         execute(run_dir, stages, config(ppo={"steps": 7}), Selection(only="round-1/uml/ppo"))
     assert "weights.bin is 5 bytes" in error.value.what
     execute(run_dir, stages, config(), Selection(force="sft"))
-    assert verify(run_dir, [spec.name for spec in stages]) == 7
+    assert verify(run_dir, [spec.name for spec in stages]) == Verified(7, [])
 
 
 def test_one_flipped_bit_is_refused_by_the_stage_that_reads_it(run_dir, stages):
@@ -89,16 +89,26 @@ def test_one_flipped_bit_is_refused_by_the_stage_that_reads_it(run_dir, stages):
     assert outputs(run_dir) == wanted
 
 
-def test_verify_finds_what_sizes_do_not_show(run_dir, stages):
+def test_verify_finds_what_sizes_do_not_show_and_all_of_it(run_dir, stages):
     execute(run_dir, stages, config())
     names = [spec.name for spec in stages]
-    assert verify(run_dir, names) == 7
+    assert verify(run_dir, names) == Verified(7, [])
     weights = run_dir / "sft" / "model" / "weights.bin"
     weights.write_bytes(weights.read_bytes()[::-1])
-    with pytest.raises(CorruptArtifactError) as error:
-        verify(run_dir, names)
-    assert "model/weights.bin has other content" in error.value.what
-    assert error.value.mend.endswith(f"rlp run {run_dir} --force sft")
+    error = verify(run_dir, names).error(run_dir)
+    assert "model/weights.bin has other content" in error.what
+    assert error.mend.endswith(f"rlp run {run_dir} --force sft")
+
+    (run_dir / "sft" / "model" / "config.json").unlink()
+    (run_dir / "evaluate" / "stage.json").write_text("{")
+    found = verify(run_dir, names)
+    assert [(one.stage, one.problem) for one in found.damage] == [
+        ("sft", "model/config.json is missing"),
+        ("sft", "model/weights.bin has other content than when it was made"),
+        ("evaluate", "stage.json cannot be read"),
+    ]
+    assert found.error(run_dir).what == "3 outputs of 2 stages are damaged: sft, evaluate"
+    assert found.error(run_dir).mend.endswith(f"rlp run {run_dir} --force sft --force evaluate")
 
 
 def test_other_versions_are_warned_about_and_change_nothing(run_dir, stages):
