@@ -15,17 +15,18 @@ from pathlib import Path
 from torch import nn
 
 from rlp_engine.config.sections.generation import GenerationConfig
+from rlp_engine.data.cuts import Cuts
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.data.rows import iterate_samples, write_jsonl
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError
 from rlp_engine.generation.native import Request, Sampling, generate
-from rlp_engine.models.inputs import require_positions
+from rlp_engine.models.inputs import position_limit, require_positions
 from rlp_engine.models.policy import Policy
 from rlp_engine.randomness import KeyPart
 from rlp_engine.run.signals import StopSignal
-from rlp_engine.stages.common import shard_files, shards
+from rlp_engine.stages.common import shard_files, shards, warn_of
 from rlp_engine.stages.sharding import all_ranks, is_own
 from rlp_engine.stages.spec import StageContext
 
@@ -99,7 +100,17 @@ def answerer(
         eos_ids=policy.eos_ids,
         pad_id=policy.tokenizer.pad_token_id,
     )
-    return Answerer(policy, template, sampling, generation.rows, generation.max_prompt_tokens, key)
+    return Answerer(policy, template, sampling, generation.rows, prompt_room(policy.model, generation), key)
+
+
+def prompt_room(model: nn.Module, generation: GenerationConfig) -> int:
+    """Tokens of a prompt that are read: max_prompt_tokens, or what an answer leaves of the model's positions.
+
+    Where an answer leaves nothing the limit stays, and `generate` says so.
+    """
+    positions = position_limit(model)
+    room = None if positions is None else positions - generation.max_new_tokens
+    return min(generation.max_prompt_tokens, room) if room is not None and room > 0 else generation.max_prompt_tokens
 
 
 def answer_in_shards(
@@ -135,12 +146,13 @@ def answer_in_shards(
 
 
 class LengthFilter:
-    """Prompts of at most `limit` tokens; longer ones are dropped and counted, never cut (METHOD 5.1).
+    """Prompts of at most `limit` tokens (None: of any length); longer ones are dropped and counted, never cut
+    (METHOD 5.1).
 
     So are prompts of which the tokenizer makes no token: a policy has nothing to go on from.
     """
 
-    def __init__(self, template: PromptTemplate, limit: int) -> None:
+    def __init__(self, template: PromptTemplate, limit: int | None) -> None:
         self.seen = self.too_long = self.empty = 0
         self._template, self._limit = template, limit
 
@@ -152,10 +164,11 @@ class LengthFilter:
         """Those that stay, one at a time."""
         for prompt in prompts:
             length = len(self._template.encode_prompt(prompt))
+            is_long = self._limit is not None and length > self._limit
             self.seen += 1
-            self.too_long += length > self._limit
+            self.too_long += is_long
             self.empty += length == 0
-            if 0 < length <= self._limit:
+            if length and not is_long:
                 yield prompt
 
     def tell(self, context: StageContext) -> None:
@@ -164,6 +177,12 @@ class LengthFilter:
         Raises:
             DataError: no prompt is left.
         """
+        if self.kept == 0 and self._limit is None:
+            raise DataError(
+                f"none of {self.seen} prompts has a token",
+                where=str(self._template.tokenizer.name_or_path),
+                mend="give instructions with text that the tokenizer knows, or set model.template = 'alpaca'",
+            )
         if self.kept == 0:
             raise DataError(
                 f"none of {self.seen} prompts has between 1 and {self._limit} tokens",
@@ -182,6 +201,16 @@ class LengthFilter:
             context.reporter.warn(f"{self.empty} of {self.seen} prompts have no token and are left out")
 
 
+def tell_cut_prompts(context: StageContext, source: Answerer, prompts: Sequence[Prompt]) -> None:
+    """Every judged instruction is answered: the beginning of one that is too long is cut off, and that is said."""
+    cuts, limit = Cuts(), source.max_prompt_tokens
+    for prompt in prompts:
+        cuts.keep(source.template.encode_prompt(prompt), limit)
+    is_by_config = limit == context.config.generation.max_prompt_tokens
+    name = "generation.max_prompt_tokens" if is_by_config else "what an answer leaves of the model's positions"
+    warn_of(context, [f"{line} at their beginning" for line in cuts.told("instructions", f"{name} = {limit}")])
+
+
 def require_room(
     models: Mapping[str, nn.Module], template: PromptTemplate, prompts: Sequence[Prompt], generation: GenerationConfig
 ) -> None:
@@ -197,7 +226,7 @@ def require_room(
 
 
 def short_enough(
-    context: StageContext, prompts: Sequence[Prompt], template: PromptTemplate, limit: int
+    context: StageContext, prompts: Sequence[Prompt], template: PromptTemplate, limit: int | None
 ) -> list[Prompt]:
     """The prompts that `LengthFilter` keeps. Raises DataError when none is left."""
     lengths = LengthFilter(template, limit)

@@ -41,11 +41,14 @@ import torch
 
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.rows import read_prompts
+from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world
 from rlp_engine.evaluation.gain import gain
 from rlp_engine.evaluation.judges import Judge, ScoringJudge, preferences
 from rlp_engine.evaluation.winrate import paired_bootstrap, win_rate
+from rlp_engine.models.loading import load_tokenizer
 from rlp_engine.run.atomic import write_json, write_text
+from rlp_engine.stages.answering import short_enough
 from rlp_engine.stages.branches import is_curve_point
 from rlp_engine.stages.common import prepare_device
 from rlp_engine.stages.evaluate_files import subset_results, write_annotations
@@ -57,7 +60,7 @@ from rlp_engine.stages.spec import StageContext
 
 def run(context: StageContext) -> dict[str, Any]:
     device = prepare_device(context)
-    prompts = list(read_prompts(context.inputs["instructions"]))
+    prompts = answerable(context, "instructions")
     judge = build_judge(context.config.evaluate.judge, context, "judge", device)
     policies, judged = judge_set(context, prompts, judge, device)
     test_sets = [judge_test_set(context, name, judge, device) for name in test_set_names(context)]
@@ -97,8 +100,19 @@ def judge_test_set(context: StageContext, name: str, judge: Judge, device: torch
     context.reporter.line(f"{context.spec.name}: test set {name}")
     own = replace(context, out=context.out / "test-sets" / name)
     own.out.mkdir(parents=True, exist_ok=True)
-    _, results = judge_set(own, list(read_prompts(context.inputs[f"test-set:{name}"])), judge, device)
+    _, results = judge_set(own, answerable(context, f"test-set:{name}"), judge, device)
     return {"test_set": name, **results}
+
+
+def answerable(context: StageContext, name: str) -> list[Prompt]:
+    """The instructions that a policy can go on from; every policy has the SFT policy's tokenizer.
+
+    Raises:
+        DataError: the tokenizer makes a token of none.
+    """
+    model = context.config.model
+    template = PromptTemplate(model.template, load_tokenizer(context.inputs["sft_policy"], model))
+    return short_enough(context, list(read_prompts(context.inputs[name])), template, None)
 
 
 def test_set_names(context: StageContext) -> list[str]:

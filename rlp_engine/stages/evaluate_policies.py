@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from rlp_engine.data.cuts import Cuts
 from rlp_engine.data.records import Prompt, Sample
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world
@@ -21,8 +20,8 @@ from rlp_engine.models.policy import Policy, load_policy
 from rlp_engine.models.reward import ResponseScorer
 from rlp_engine.sandbox.data import World
 from rlp_engine.stages.answer_engines import stage_answerer
-from rlp_engine.stages.answering import Answerer, answer_in_shards, iterate_folder
-from rlp_engine.stages.common import shards, warn_of
+from rlp_engine.stages.answering import Answerer, answer_in_shards, iterate_folder, tell_cut_prompts
+from rlp_engine.stages.common import shards
 from rlp_engine.stages.evaluate_files import write_outputs
 from rlp_engine.stages.sharding import is_own
 from rlp_engine.stages.spec import StageContext
@@ -104,15 +103,6 @@ def judge_policy(
         gold_parts(context, prompts, samples),
         None if name == SFT else sequence_kl(context, sampling, prompts, samples, device),
     )
-
-
-def tell_cut_prompts(context: StageContext, source: Answerer, prompts: Sequence[Prompt]) -> None:
-    """Every test instruction is answered: the beginning of one that is too long is cut off, and that is said."""
-    cuts = Cuts()
-    for prompt in prompts:
-        cuts.keep(source.template.encode_prompt(prompt), source.max_prompt_tokens)
-    limit = f"generation.max_prompt_tokens = {source.max_prompt_tokens}"
-    warn_of(context, [f"{line} at their beginning" for line in cuts.told("instructions", limit)])
 
 
 def drawn(context: StageContext, source: Answerer, prompts: Sequence[Prompt], draws: int, folder: str) -> list[Sample]:

@@ -195,7 +195,7 @@ def judge_candidates(
 ) -> tuple[str, dict[int, float], dict[str, Any]]:
     """(name of the judge, step -> what that candidate's answers to the validation instructions are worth, costs)."""
     judge = build_judge(context.config.evaluate.judge, context, "judge", device)
-    prompts = list(read_prompts(context.inputs["validation"]))
+    prompts = short_enough(context, list(read_prompts(context.inputs["validation"])), template, None)
     steps = sorted(candidate_steps(context))
     references: list[str | None] = []
     if not isinstance(judge, ScoringJudge):

@@ -7,14 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 from tokenizers import Regex, normalizers
+from transformers import LlamaConfig, LlamaModel
 
+from rlp_engine.config.sections.generation import GenerationConfig
 from rlp_engine.config.sections.model import ScratchConfig
 from rlp_engine.data.records import Prompt
 from rlp_engine.data.rows import write_jsonl
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import CorruptArtifactError, DataError
 from rlp_engine.models.scratch import build_tokenizer
-from rlp_engine.stages.answering import Answerer, short_enough
+from rlp_engine.stages.answering import Answerer, prompt_room, short_enough
 from rlp_engine.stages.common import shard_files
 from rlp_engine.stages.sharding import PromptsInOrder
 
@@ -29,7 +31,7 @@ def template() -> PromptTemplate:
     return PromptTemplate("plain", tokenizer)
 
 
-def told(prompts: list[Prompt], template: PromptTemplate, limit: int) -> tuple[list[Prompt], list[str]]:
+def told(prompts: list[Prompt], template: PromptTemplate, limit: int | None) -> tuple[list[Prompt], list[str]]:
     warnings: list[str] = []
     context = SimpleNamespace(reporter=SimpleNamespace(warn=warnings.append))
     return short_enough(context, prompts, template, limit), warnings
@@ -50,6 +52,23 @@ def test_no_prompt_left_is_an_error_that_tells_why(template: PromptTemplate):
     with pytest.raises(DataError, match="none of 2 prompts has between 1 and 1 tokens") as error:
         told([INVISIBLE, Prompt("long", "one two")], template, 1)
     assert error.value.found == "1 longer ones, 1 without a token"
+
+
+def test_judged_instructions_may_be_long_but_not_without_a_token(template: PromptTemplate):
+    long = Prompt("long", "one two three")
+    assert told([INVISIBLE, long], template, None) == ([long], ["1 of 2 prompts have no token and are left out"])
+    with pytest.raises(DataError, match="none of 1 prompts has a token") as error:
+        told([INVISIBLE], template, None)
+    assert error.value.mend
+
+
+@pytest.mark.parametrize(("positions", "kept"), [(10, 6), (8, 4), (4, 6), (3, 6)])
+def test_a_prompt_leaves_the_answer_its_room_in_the_model(positions: int, kept: int):
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+        max_position_embeddings=positions,
+    )  # fmt: skip
+    assert prompt_room(LlamaModel(config), GenerationConfig(max_prompt_tokens=6, max_new_tokens=4)) == kept
 
 
 def test_shards_stay_in_order_when_their_numbers_get_longer(tmp_path: Path):
