@@ -56,9 +56,9 @@ def export(
     if to.exists():  # before anything heavy is imported
         raise ConfigError(f"{to} is there already", mend="choose a new folder with --to")
     name = _choose(pipeline, run_dir, model, stage)
-    from rlp_engine.run.verify import verify
+    from rlp_engine.run.verify import require_whole
 
-    verify(run_dir, [name])
+    require_whole(run_dir, name)
     from rlp_engine.stages.export import export_model
 
     tell_code(output, resolved.config)

@@ -88,7 +88,7 @@ def _resolve(
     from rlp_cli.execution import tell_code
     from rlp_cli.stages import load_pipeline
     from rlp_engine.run.layout import RunLayout
-    from rlp_engine.run.verify import verify
+    from rlp_engine.run.verify import require_whole
     from rlp_engine.stages.branches import reward_models
 
     resolved, _ = load_pipeline(Path(model))
@@ -105,7 +105,7 @@ def _resolve(
     chosen = name or finished[-1]
     if chosen not in finished:
         raise ConfigError(f"{model} has no finished reward model '{chosen}'", mend=f"it has: {', '.join(finished)}")
-    verify(Path(model), [stages[chosen]])
+    require_whole(Path(model), stages[chosen])
     tell_code(output, config)
     settings = config.train_rm
     path = layout.stage(stages[chosen]) / "model"
@@ -151,7 +151,7 @@ def _show(output: Output, found: dict[str, Any]) -> None:
             [[row["generator"], *(_percent(row[key]) for key in shares), str(row["n"])] for row in found["generators"]],
         )
     if found["cut"]:
-        output.warn(f"{found['cut']} of {2 * found['pairs']} texts reach --max-length, and are cut there")
+        output.warn(f"{found['cut']} of {2 * found['pairs']} texts are longer than {found['limit']} tokens and are cut")
 
 
 def _percent(value: float | None) -> str:

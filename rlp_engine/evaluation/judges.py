@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from rlp_engine.config.sections.judging import LabelNoiseConfig
+from rlp_engine.data.cuts import Cuts
 from rlp_engine.data.records import Prompt
 from rlp_engine.errors import DataError
 from rlp_engine.evaluation.winrate import DRAW
@@ -53,6 +54,10 @@ class Judge(ABC):
     def costs(self) -> dict[str, float | int]:
         """What judging took so far, for stage.json; nothing for a judge that costs nothing."""
         return {}
+
+    def remarks(self) -> list[str]:
+        """What is to be told, as a warning, of how it judged so far."""
+        return []
 
 
 class ScoringJudge(Judge):
@@ -100,11 +105,19 @@ class ScoresPairs(Protocol):
 
 
 class RewardModelJudge(ScoringJudge):
-    """A fixed reward model, which tokenizes the texts itself; it must not be one that trained the policies."""
+    """A fixed reward model, which tokenizes the texts itself; it must not be one that trained the policies.
 
-    def __init__(self, model: ScoresPairs, name: str) -> None:
+    `cuts` counts the texts that it does not read whole, and `limit` says why.
+    """
+
+    def __init__(self, model: ScoresPairs, name: str, *, cuts: Cuts | None = None, limit: str = "") -> None:
         self.name = name
         self._model = model
+        self._cuts = cuts or Cuts()
+        self._limit = limit
+
+    def remarks(self) -> list[str]:
+        return self._cuts.told("answers, with their prompts, as the judge reads them,", self._limit)
 
     def scores(
         self, prompts: Sequence[Prompt], texts: Sequence[str], finish_reasons: Sequence[str] | None = None

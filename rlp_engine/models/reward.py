@@ -20,7 +20,7 @@ from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import ModelError
 from rlp_engine.models.export import save_module
-from rlp_engine.models.inputs import last_live_index, model_inputs, require_positions
+from rlp_engine.models.inputs import last_live_index, model_inputs, position_limit, require_positions
 from rlp_engine.models.loading import hidden_size, load_config, load_module, load_tokenizer
 from rlp_engine.models.pairs import PairRows, can_pack, is_worth_packing, pack_pairs, pair_length, pair_states
 from rlp_engine.models.special_tokens import ensure_pad_token
@@ -128,10 +128,20 @@ class ResponseScorer:
     max_length: int  # tokens of prompt and response, cut on the right
     cuts: Cuts = field(default_factory=Cuts)  # of the texts so far
 
+    @property
+    def limit(self) -> int:
+        """Tokens of a text that are read: `max_length`, or the model's positions where it has fewer."""
+        positions = position_limit(self.reward_model.model)
+        return self.max_length if positions is None else min(self.max_length, positions)
+
+    def limit_in_words(self, key: str) -> str:
+        """What `limit` comes from: `key`, which sets `max_length`, or the model's positions."""
+        return f"{key if self.limit == self.max_length else 'max_position_embeddings'} = {self.limit}"
+
     def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[list[int]]:
         """Token ids of each prompt with its response, tokenized jointly, no EOS added (METHOD 4.2, 4.3)."""
         pairs = zip(prompts, responses, strict=True)
-        return [self.cuts.keep(self.template.encode_scored(prompt, text), self.max_length) for prompt, text in pairs]
+        return [self.cuts.keep(self.template.encode_scored(prompt, text), self.limit) for prompt, text in pairs]
 
     def score_responses(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
         """One reward a row; row i is the response i to prompt i."""

@@ -58,3 +58,9 @@ def verify(run_dir: Path, names: Iterable[str]) -> Verified:
             error = corrupt(layout, name, found.folder, problems)
             damage += [Damage(name, problem, error) for problem in problems]
     return Verified(count, damage)
+
+
+def require_whole(run_dir: Path, name: str) -> None:
+    """Raises CorruptArtifactError when an output of this stage is not what its stage.json recorded."""
+    if error := verify(run_dir, [name]).error(run_dir):
+        raise error

@@ -41,7 +41,7 @@ def run(context: StageContext) -> dict[str, Any]:
         max_length=config.train_rm.max_length,
     )
     embed_shards(context, scorer)
-    warn_of(context, scorer.cuts.told("answers, with their prompts,", f"train_rm.max_length = {scorer.max_length}"))
+    warn_of(context, scorer.cuts.told("answers, with their prompts,", scorer.limit_in_words("train_rm.max_length")))
     if not world().is_leader:
         return {}
     drift = measure_drift(context, scorer)

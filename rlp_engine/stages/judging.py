@@ -18,7 +18,7 @@ from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.reporting import short
 from rlp_engine.sandbox.data import World
 from rlp_engine.serving.client import ServerClient
-from rlp_engine.stages.common import response_scorer
+from rlp_engine.stages.common import response_scorer, warn_of
 from rlp_engine.stages.spec import StageContext
 
 
@@ -39,7 +39,9 @@ def build_judge(judge: JudgeConfig, context: StageContext, input_name: str, devi
         return IfevalJudge()
     source = context.inputs[input_name]
     scorer = response_scorer(context, source, device, microbatch=judge.microbatch, max_length=judge.max_length)
-    return RewardModelJudge(scorer, f"reward model {judge.path}")
+    key = "collect.annotator" if input_name == "annotator" else "evaluate.judge"
+    limit = scorer.limit_in_words(f"{key}.max_length")
+    return RewardModelJudge(scorer, f"reward model {judge.path}", cuts=scorer.cuts, limit=limit)
 
 
 def server_judge(context: StageContext, names: Sequence[str]) -> ServerJudge:
@@ -60,7 +62,11 @@ def server_judge(context: StageContext, names: Sequence[str]) -> ServerJudge:
 
 
 def told_costs(context: StageContext, judge: Judge) -> dict[str, Any]:
-    """What judging took, as one line for people and for the stage's summary; nothing for a judge that costs nothing."""
+    """What judging took, as one line for people and for the stage's summary; nothing for a judge that costs nothing.
+
+    What else is to be told of how it judged is a warning.
+    """
+    warn_of(context, judge.remarks())
     return tell_costs(context, judge.costs())
 
 

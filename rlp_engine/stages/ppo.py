@@ -80,7 +80,7 @@ def run(context: StageContext) -> dict[str, Any]:
             after_training(task, lambda: save_candidate(context, policy, step))
 
     metrics = train(context, task, after_step=after_step)
-    limit = f"train_rm.max_length = {scorer.max_length}"
+    limit = scorer.limit_in_words("train_rm.max_length")
     warn_of(context, scorer.cuts.told("answers, with their prompts, as the reward model reads them,", limit))
     summary = {name: metrics[name] for name in ("reward", "kl", "length", "eos_share") if name in metrics}
     summary["value_model_from"] = models.value_source

@@ -30,7 +30,8 @@ def score_pairs(
 
     Args:
         source: folder or hub id of a sequence classifier with one label.
-        max_length: tokens of prompt and answer, cut on the right; `cut` counts the answers that reach it.
+        max_length: tokens of prompt and answer, cut on the right, as at the model's positions where it has fewer; `cut`
+            counts the answers that are longer.
         progress: is told (pairs done, pairs in all).
 
     Raises:
@@ -42,14 +43,13 @@ def score_pairs(
     reward_model = load_reward(source, model, device=device)
     template = PromptTemplate(model.template, reward_model.tokenizer)
     scorer = ResponseScorer(reward_model, template, microbatch=microbatch, max_length=max_length)
-    rows, cut = [], 0
+    rows = []
     for start in range(0, len(pairs), CHUNK_PAIRS):
         chunk = pairs[start : start + CHUNK_PAIRS]
         prompts = [pair.prompt for pair in chunk]
         sequences = scorer.encode([*prompts, *prompts], [*(p.chosen for p in chunk), *(p.rejected for p in chunk)])
-        cut += sum(len(ids) >= max_length for ids in sequences)
         rewards = reward_model.score(sequences, microbatch=microbatch)
         chosen, rejected = rewards[: len(chunk)], rewards[len(chunk) :]
         rows += [scored(*row) for row in zip(chunk, chosen, rejected, strict=True)]
         progress(len(rows), len(pairs))
-    return {**report(rows), "cut": cut}
+    return {**report(rows), "cut": scorer.cuts.cut, "limit": scorer.limit_in_words("--max-length")}

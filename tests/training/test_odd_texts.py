@@ -24,6 +24,7 @@ from training.tiny_tasks import (
 from rlp_engine.data.cuts import Cuts
 from rlp_engine.data.records import Prompt
 from rlp_engine.errors import DataError, ModelError
+from rlp_engine.evaluation.judges import RewardModelJudge
 from rlp_engine.models.policy import load_policy, save_policy
 from rlp_engine.models.reward import ResponseScorer
 from rlp_engine.stages.answering import require_room
@@ -92,6 +93,18 @@ def test_a_reward_models_scorer_counts_what_it_cuts(folder):
     scorer = ResponseScorer(reward_model, template_of(reward_model), microbatch=2, max_length=3)
     scorer.score_responses([PROMPTS[0], Prompt("p", "sky")], ["it is blue", ""])
     assert (scorer.cuts.texts, scorer.cuts.cut) == (2, 1)
+    assert scorer.limit_in_words("judge.max_length") == "judge.max_length = 3"
+
+
+def test_a_scorer_reads_as_far_as_its_model_has_positions_and_the_judge_says_so(folder, tmp_path):
+    reward_model = reward_of(with_positions(folder, tmp_path, 6))
+    scorer = ResponseScorer(reward_model, template_of(reward_model), microbatch=2, max_length=64)
+    judge = RewardModelJudge(scorer, "rm", cuts=scorer.cuts, limit=scorer.limit_in_words("judge.max_length"))
+    assert judge.remarks() == []
+    sky = Prompt("p", "sky")
+    assert all(map(math.isfinite, judge.scores([sky, sky], ["it is blue " * 9, ""])))
+    what = "answers, with their prompts, as the judge reads them,"
+    assert judge.remarks() == [f"1 of 2 {what} are longer than max_position_embeddings = 6 tokens and are cut"]
 
 
 def test_ppo_with_a_policy_that_ends_at_once_has_finite_numbers(folder, tmp_path):
