@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -60,7 +59,7 @@ def summary(judgements: Sequence[Judgement]) -> dict[str, Any]:
         rates: dict[str, Any] = {"win_rate": None, "standard_error": None, "wins": 0, "losses": 0, "draws": 0}
         rates |= {"n": 0, "dropped": len(preferences)}
     else:
-        rates = {key: _finite(value) for key, value in asdict(win_rate(preferences)).items()}
+        rates = asdict(win_rate(preferences))
     return {
         **rates,
         "mean_characters": _mean(judgement.characters for judgement in judgements),
@@ -108,7 +107,7 @@ def compare(a: Sequence[Judgement], b: Sequence[Judgement], *, names: tuple[str,
         win_rate_a=win_rate([preferences_a[i] for i in both]).win_rate,
         win_rate_b=win_rate([preferences_b[i] for i in both]).win_rate,
         difference=difference.difference,
-        standard_error=_finite(difference.standard_error),
+        standard_error=difference.standard_error,
         low=difference.low,
         high=difference.high,
         n=difference.n,
@@ -160,10 +159,6 @@ def _numbered(rows: Sequence[Judgement]) -> dict[tuple[str, int], Judgement]:
 def _mean(values: Iterable[int | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
-
-
-def _finite(value: float) -> float | None:
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _listed(names: set[str]) -> str:

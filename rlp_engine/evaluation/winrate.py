@@ -22,10 +22,11 @@ BOOTSTRAP_BLOCK = 500  # resamples drawn at once: 500 x 20,000 instructions stay
 
 @dataclass(frozen=True)
 class WinRate:
-    """`win_rate` and `standard_error` in per cent; `standard_error` is over instructions, not over seeds."""
+    """`win_rate` and `standard_error` in per cent; `standard_error` is over instructions, not over seeds; None for a
+    single one."""
 
     win_rate: float
-    standard_error: float
+    standard_error: float | None
     wins: int
     losses: int
     draws: int
@@ -35,10 +36,10 @@ class WinRate:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """a - b in percentage points, over the instructions that both were judged on."""
+    """a - b in percentage points, over the instructions that both were judged on. `standard_error`: None for one."""
 
     difference: float
-    standard_error: float
+    standard_error: float | None
     low: float
     high: float
     n: int
@@ -60,10 +61,15 @@ def win_rate(preferences: Sequence[float | None]) -> WinRate:
     values = _preferences(preferences)
     kept = values[~np.isnan(values)]
     if kept.size == 0:
-        raise DataError("no judgement to make a win-rate of", found=f"{values.size} rows, none of them a number")
+        raise DataError(
+            "no judgement to make a win-rate of",
+            found=f"{values.size} rows, none of them a number",
+            mend="look at what the judge answers, or ask another one",
+        )
+    error = _standard_error(kept)
     return WinRate(
         win_rate=100 * float(np.mean(kept - 1)),
-        standard_error=100 * _standard_error(kept),
+        standard_error=None if error is None else 100 * error,
         wins=int(np.sum(kept > DRAW)),
         losses=int(np.sum(kept < DRAW)),
         draws=int(np.sum(kept == DRAW)),
@@ -122,11 +128,12 @@ def mean_and_standard_error(values: Sequence[float]) -> tuple[float, float]:
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0:
         raise DataError("no value to take a mean of")
-    return float(array.mean()), _standard_error(array)
+    error = _standard_error(array)
+    return float(array.mean()), math.nan if error is None else error
 
 
-def _standard_error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else math.nan
+def _standard_error(values: np.ndarray) -> float | None:
+    return float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else None
 
 
 def _preferences(values: Sequence[float | None]) -> np.ndarray:

@@ -30,6 +30,12 @@ def split_held_out(
     in a file without ids every row has an id of its own.
     """
     pairs = [pair for pair in pairs if pair.weight > 0]  # a pair of weight 0 teaches nothing: steps do not count it
+    if not pairs:
+        raise DataError(
+            "there is no preference pair to learn from",
+            where="stage collect, pairs.jsonl: none has a weight above 0",
+            mend="look at the file of preferences: rlp data check FILE --as preferences",
+        )
     if held_out == 0:
         return pairs, []
     texts = [normalised(pair.prompt) for pair in pairs]
@@ -46,7 +52,10 @@ def split_held_out(
     if not training:
         raise DataError(
             f"no pair is left for training: train_rm.held_out = {held_out} of {len(pairs)} pairs",
-            mend=f"--set train_rm.held_out={len(pairs) // 10}",
+            where=f"stage collect, pairs.jsonl: {len(instructions)} instructions, and each is held out whole",
+            mend=f"--set train_rm.held_out={len(pairs) // 10}"
+            if len(instructions) > 1
+            else "--set train_rm.held_out=0",
         )
     return training, [pair for pair, text in zip(pairs, texts, strict=True) if text in chosen]
 

@@ -63,7 +63,7 @@ def test_no_judgement_at_all_is_refused() -> None:
 
 
 def test_one_judgement_has_no_standard_error() -> None:
-    assert math.isnan(win_rate([2]).standard_error)
+    assert win_rate([2]).standard_error is None
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ def test_every_subset_has_its_win_rates(tmp_path: Path) -> None:
 def test_the_control_is_compared_with_the_method_whose_steps_it_matches() -> None:
     names = ["sft", "ppo", "round-1/spg", "round-1/uml", "round-1/reseed"]
     judgements = {name: [1.0, 2.0, 1.5, float(1 + index % 2)] for index, name in enumerate(names)}
+    single = paired_differences(names[:2], {name: [2.0] for name in names}, seed=0, matched="spg")
+    assert json.loads(json.dumps(single, allow_nan=False))[0]["standard_error"] is None
     rows = paired_differences(names, judgements, seed=0, matched="spg")
     assert [(row["a"], row["b"]) for row in rows] == [
         ("ppo", "sft"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from rlp_engine.data.records import PreferencePair, Prompt
+from rlp_engine.errors import DataError
 from rlp_engine.stages.reward_training import split_held_out
 
 
@@ -42,3 +45,16 @@ def test_a_pair_of_weight_0_is_on_neither_side() -> None:
     assert pairs[2] not in training + held_out
     assert len(training + held_out) == 5
     assert pairs[2] not in split_held_out(pairs, 0, seed=0)[0]
+
+
+def test_where_nothing_is_left_the_message_says_why() -> None:
+    one = [pair(f"row-{i}", "question") for i in range(40)]
+    with pytest.raises(DataError, match=r"no pair is left for training: train_rm.held_out = 3 of 40 pairs") as error:
+        split_held_out(one, 3, seed=0)
+    assert (error.value.where.partition(": ")[2][:14], error.value.mend) == (
+        "1 instructions",
+        "--set train_rm.held_out=0",
+    )
+    weightless = [PreferencePair(Prompt("a", "question"), "yes", "no", weight=0.0)]
+    with pytest.raises(DataError, match="no preference pair to learn from"):
+        split_held_out(weightless, 0, seed=0)
