@@ -58,7 +58,7 @@ def read_judgements(file: DataFile, base: Path | None = None) -> list[Judgement]
             mend = error.mend.replace("set fields.", "--field ")
             raise DataError(error.what, where=row.where, found=error.found, want=error.want, mend=mend) from error
     if not judgements:
-        raise DataError("there are no rows", where=file.path)
+        raise DataError("there are no rows", where=file.path, mend="give a file with judgements, or correct --where")
     return judgements
 
 

@@ -103,9 +103,14 @@ def paired_bootstrap(
             "two policies were judged on different instructions", found=f"{len(a)} and {len(b)} preferences"
         )
     difference = _preferences(a) - _preferences(b)
-    difference = 100 * difference[~np.isnan(difference)]
-    if difference.size == 0:
-        raise DataError("no instruction was judged for both policies")
+    judged = difference[~np.isnan(difference)]
+    if judged.size == 0:
+        raise DataError(
+            "no instruction was judged for both policies",
+            found=f"{difference.size} instructions, each without a readable judgement of one of them",
+            mend="look at what the judge answers, or ask another one",
+        )
+    difference = 100 * judged
     random = randomness.generator("paired-bootstrap", *key)
     means = np.empty(resamples)
     for start in range(0, resamples, BOOTSTRAP_BLOCK):

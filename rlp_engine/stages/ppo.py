@@ -36,6 +36,8 @@ from rlp_engine.stages.spec import StageContext
 from rlp_engine.training.ppo import PpoTask
 
 REFERENCE_ANSWERS = 1024  # SFT answers, at most, that reward_scale = `reference` is measured on
+LEAST_SPREAD = 1e-4  # nats; below, rounding (bfloat16's above all) is as large
+LOW_SPREAD = 1e-2  # nats; told
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -134,16 +136,28 @@ def reward_scale(
         source = answerer(policy, template, config.generation, temperature=config.ppo.temperature, top_p=1.0, key=key)
         answers = source.answer(subset, 1, stop=context.stop)
         rewards = scorer.score_responses(subset, [answer.text for answer in answers])
-        if len(set(rewards)) < 2:
-            raise DataError(
-                "the reward model gives every SFT answer the same reward: there is no scale to take",
-                where=str(context.inputs["reward_model"]),
-                mend="--set ppo.reward_scale=none, or look at the reward model's held-out accuracy",
-            )
-        scale = {"mean": statistics.fmean(rewards), "std": statistics.pstdev(rewards), "answers": len(rewards)}
-        write_json(path, scale)
+        mean, std = statistics.fmean(rewards), statistics.pstdev(rewards)
+        require_spread(std, str(context.inputs["reward_model"]), context)
+        write_json(path, {"mean": mean, "std": std, "answers": len(rewards)})
     scale = json.loads(path.read_text())
     return scale["mean"], scale["std"]
+
+
+def require_spread(std: float, reward_model: str, context: StageContext) -> None:
+    """Dividing by a standard deviation of rewards that says nothing would make a reward of rounding errors.
+
+    A difference of d nats is a preference of about 50 % + d/4: at LEAST_SPREAD the reward model tells no answer from
+    another.
+
+    Raises:
+        DataError: it is below LEAST_SPREAD.
+    """
+    what = f"the rewards of the SFT policy's answers have a standard deviation of {std:.2g}"
+    mend = "--set ppo.reward_scale=none, or look at those answers (are they empty?) and the reward model's accuracy"
+    if std < LEAST_SPREAD:
+        raise DataError(f"{what}: there is no scale to take", where=reward_model, mend=mend)
+    if std < LOW_SPREAD:
+        context.reporter.warn(f"{context.spec.name}: {what}; ppo.reward_scale makes them {1 / std:.0f} times larger")
 
 
 def candidate_steps(context: StageContext) -> set[int]:

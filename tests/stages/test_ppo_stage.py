@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 from training.tiny_tasks import Recorder
 
 from rlp_engine.config.schema import RunConfig
@@ -11,6 +12,7 @@ from rlp_engine.config.sections.model import LoraConfig, ModelConfig, ScratchCon
 from rlp_engine.config.sections.ppo import HealthConfig
 from rlp_engine.data.records import PreferencePair, Prompt
 from rlp_engine.data.rows import write_jsonl
+from rlp_engine.errors import DataError
 from rlp_engine.models.policy import Policy
 from rlp_engine.models.scratch import build_scratch, build_tokenizer
 from rlp_engine.models.shared_base import RewardAdapter, base_digest
@@ -18,7 +20,7 @@ from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.reporting import NullReporter
 from rlp_engine.stages.pipeline import build_pipeline
 from rlp_engine.stages.plan import SAFE_KEYS
-from rlp_engine.stages.ppo import held_out_pairs
+from rlp_engine.stages.ppo import held_out_pairs, require_spread
 from rlp_engine.stages.ppo_models import value_model_source, why_not_one_base
 from rlp_engine.stages.reward_training import split_held_out
 from rlp_engine.stages.spec import input_paths
@@ -81,3 +83,14 @@ def test_the_pairs_that_ppo_watches_are_held_out_of_reward_training(tmp_path) ->
     assert all(pair in held_out and pair not in training for pair in watched(agreement_pairs=5))
     assert watched(agreement_pairs=5) == watched(agreement_pairs=5) != held_out[:5]
     assert watched(agreement_pairs=0) == []
+
+
+def test_rewards_that_hardly_differ_are_no_scale() -> None:
+    context = SimpleNamespace(spec=SimpleNamespace(name="ppo"), reporter=Recorder())
+    with pytest.raises(DataError, match="standard deviation of 1e-05: there is no scale") as error:
+        require_spread(1e-5, "reward/model", context)
+    assert "ppo.reward_scale=none" in error.value.mend
+    require_spread(0.4, "reward/model", context)
+    assert context.reporter.warned == []
+    require_spread(2e-3, "reward/model", context)
+    assert context.reporter.warned[0].endswith("0.002; ppo.reward_scale makes them 500 times larger")
