@@ -18,6 +18,7 @@ from rlp_engine.data.cuts import Cuts
 from rlp_engine.data.records import Prompt
 from rlp_engine.errors import DataError
 from rlp_engine.evaluation.winrate import DRAW
+from rlp_engine.models.finite import require_finite
 
 Gold = Callable[[Prompt, str, str], float]  # (prompt, text, finish_reason) -> score
 
@@ -122,9 +123,15 @@ class RewardModelJudge(ScoringJudge):
     def scores(
         self, prompts: Sequence[Prompt], texts: Sequence[str], finish_reasons: Sequence[str] | None = None
     ) -> list[float]:
-        """As `ScoringJudge.scores`. A reward model reads text alone: `finish_reasons` make no difference."""
+        """As `ScoringJudge.scores`. A reward model reads text alone: `finish_reasons` make no difference.
+
+        Raises:
+            HealthError: a score is not finite.
+        """
         _finish_reasons(prompts, texts, finish_reasons)
-        return self._model.score_responses(prompts, texts)
+        scores = self._model.score_responses(prompts, texts)
+        require_finite(scores, "a score", model=self.name, place=lambda index: f"prompt {prompts[index].prompt_id}")
+        return scores
 
 
 def preferences(
@@ -138,7 +145,9 @@ def preferences(
     result: list[float | None] = []
     for row, (one, two, text_1, text_2) in enumerate(zip(scores_1, scores_2, outputs_1, outputs_2, strict=True)):
         if math.isnan(one) or math.isnan(two):
-            raise DataError("a judge gave no number", where=f"answer {row + 1}", found=f"{one} and {two}")
+            raise DataError(
+                "a judge gave no number", where=f"answer {row + 1}", found=f"{one} and {two}", mend="ask another judge"
+            )
         if text_1 == text_2 or one == two:
             result.append(DRAW)
         else:

@@ -53,6 +53,7 @@ def scored(pair: PreferencePair, chosen_reward: float, rejected_reward: float) -
             "the reward model gave no number",
             where=f"prompt {pair.prompt.prompt_id}: {pair.prompt.instruction[:40]!r}",
             found=f"{chosen_reward} and {rejected_reward}",
+            mend="look for NaN and for huge numbers among its weights",
         )
     meta = pair.meta
     chosen_generator, rejected_generator = meta.get("chosen_generator", ""), meta.get("rejected_generator", "")

@@ -17,6 +17,7 @@ from rlp_engine.data.records import Prompt
 from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.errors import ConfigError, DataError, ModelError
 from rlp_engine.generation.logprobs import sequence_logprobs
+from rlp_engine.models.finite import require_finite
 from rlp_engine.models.inputs import position_limit
 from rlp_engine.models.policy import Policy
 
@@ -92,6 +93,7 @@ class RlaifJudge:
         Raises:
             ConfigError: if the policy's tokenizer cannot tell the labels apart.
             DataError: if an instruction leaves no room for the answers.
+            HealthError: a log-probability is not finite.
         """
         contexts: list[list[int]] = []
         labels: list[list[int]] = []
@@ -109,6 +111,12 @@ class RlaifJudge:
             labels,
             pad_id=self.policy.tokenizer.pad_token_id,
             rows=self._microbatch,
+        )
+        require_finite(
+            sums,
+            "the log-probability of a label",
+            model=f"RLAIF judge {self.policy.model.config.name_or_path}",
+            place=lambda index: f"prompt {comparisons[index // 4].prompt.prompt_id}",
         )
         return [
             Verdict((sums[i], sums[i + 1]), (sums[i + 2], sums[i + 3]), cut)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlp_engine.config.sections.model import ModelConfig
+from rlp_engine.models.finite import require_finite
 from rlp_engine.models.loading import load_module, load_tokenizer
 from rlp_engine.semantics.equivalence import Comparison
 
@@ -86,7 +87,14 @@ class EmbeddingEquivalence:
             rows = order[start : start + self._microbatch]
             batch = self._tokenizer.pad([encoded[i] for i in rows], return_tensors="pt").to(self._model.device)
             hidden_BLD = self._model(**batch).last_hidden_state.float()
-            for i, vector in zip(rows, mean_pool(hidden_BLD, batch["attention_mask"]).cpu(), strict=True):
+            pooled_BD = mean_pool(hidden_BLD, batch["attention_mask"]).cpu()
+            require_finite(
+                pooled_BD.sum(dim=-1).tolist(),
+                "a number in a text's embedding",
+                model=f"embedding model {self._model.config.name_or_path}",
+                place=lambda index, rows=rows: repr(texts[rows[index]][:60]),
+            )
+            for i, vector in zip(rows, pooled_BD, strict=True):
                 vectors[i] = vector
         self._calls += len(texts)
         return vectors

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from rlp_engine.config.sections.model import ModelConfig
 from rlp_engine.errors import ModelError
 from rlp_engine.methods.entailment_clusters import EquivalenceRule, Label, equivalent, forward_decides
+from rlp_engine.models.finite import require_finite
 from rlp_engine.models.loading import load_config, load_module, load_tokenizer
 from rlp_engine.semantics.answers import Answer, AnswerFolder, Answers, Key, key_of
 from rlp_engine.semantics.equivalence import Comparison
@@ -138,6 +139,12 @@ class EntailmentEquivalence:
     def _forward(self, rows: Sequence[Encoded]) -> list[Label]:
         batch = self._tokenizer.pad(list(rows), return_tensors="pt").to(self._model.device)
         logits_BC = self._model(**batch).logits.float()
+        require_finite(
+            logits_BC.sum(dim=-1).tolist(),
+            "the sum of a pair's logits",
+            model=f"NLI model {self._model.config.name_or_path}",
+            place=lambda index: f"a pair that begins {self._tokenizer.decode(rows[index]['input_ids'])[:60]!r}",
+        )
         return [self._label_of_class[cls] for cls in logits_BC.argmax(dim=-1).tolist()]
 
 

@@ -22,6 +22,7 @@ from rlp_engine.data.templates import PromptTemplate
 from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError
 from rlp_engine.generation.native import Request, Sampling, generate
+from rlp_engine.models.finite import require_finite
 from rlp_engine.models.inputs import position_limit, require_positions
 from rlp_engine.models.policy import Policy
 from rlp_engine.randomness import KeyPart
@@ -43,7 +44,11 @@ class Answerer:
     key: tuple[KeyPart, ...]  # (seed, round, stage, visit)
 
     def answer(self, prompts: Sequence[Prompt], draws: int, *, stop: StopSignal | None = None) -> list[Sample]:
-        """`draws` answers to each prompt, in the order of the prompts."""
+        """`draws` answers to each prompt, in the order of the prompts.
+
+        Raises:
+            HealthError: a log-probability is not finite.
+        """
         requests = [
             Request(prompt_ids=ids, key=(*self.key, prompt.prompt_id, draw))
             for prompt in prompts
@@ -52,6 +57,12 @@ class Answerer:
         ]
         completions = generate(self.policy.model, requests, self.sampling, rows=self.rows, stop=stop)
         wanted = [(prompt, draw) for prompt in prompts for draw in range(draws)]
+        require_finite(
+            (completion.logprob for completion in completions),
+            "the log-probability of an answer",
+            model=str(self.policy.model.config.name_or_path),
+            place=lambda index: f"prompt {wanted[index][0].prompt_id}",
+        )
         return [
             Sample(
                 prompt_id=prompt.prompt_id,

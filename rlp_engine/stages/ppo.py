@@ -22,6 +22,7 @@ from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError
 from rlp_engine.evaluation.judges import Judge, ScoringJudge
 from rlp_engine.evaluation.winrate import win_rate
+from rlp_engine.models.finite import require_finite
 from rlp_engine.models.lora import add_lora
 from rlp_engine.models.policy import Policy, load_policy, save_policy
 from rlp_engine.models.reward import ResponseScorer
@@ -136,8 +137,10 @@ def reward_scale(
         source = answerer(policy, template, config.generation, temperature=config.ppo.temperature, top_p=1.0, key=key)
         answers = source.answer(subset, 1, stop=context.stop)
         rewards = scorer.score_responses(subset, [answer.text for answer in answers])
+        model = str(context.inputs["reward_model"])
+        require_finite(rewards, "a reward", model=model, place=lambda index: f"prompt {subset[index].prompt_id}")
         mean, std = statistics.fmean(rewards), statistics.pstdev(rewards)
-        require_spread(std, str(context.inputs["reward_model"]), context)
+        require_spread(std, model, context)
         write_json(path, {"mean": mean, "std": std, "answers": len(rewards)})
     scale = json.loads(path.read_text())
     return scale["mean"], scale["std"]

@@ -11,7 +11,7 @@ import torch
 
 from rlp_engine.config.sections.synthesis import EquivalenceConfig
 from rlp_engine.data.records import Prompt
-from rlp_engine.errors import ModelError
+from rlp_engine.errors import HealthError, ModelError
 from rlp_engine.methods import entailment_clusters
 from rlp_engine.semantics.build import build_equivalence
 from rlp_engine.semantics.equivalence import Comparison
@@ -38,6 +38,14 @@ def test_labels_do_not_depend_on_the_batch_and_take_all_values(nli_folder: Path)
     alone = load(nli_folder)
     assert together == [alone.labels([texts(c)])[0] for c in PAIRS]
     assert set(together) == {"contradiction", "neutral", "entailment"}  # else the tests below prove little
+
+
+def test_logits_that_are_no_number_are_no_label(nli_folder: Path) -> None:
+    judge = load(nli_folder)
+    judge._model.classifier.bias.data[1] = torch.nan
+    with pytest.raises(HealthError, match="logits is nan") as error:
+        judge.labels([texts(PAIRS[0])])
+    assert "what is the capital" in error.value.where
 
 
 def test_labels_are_those_of_plain_transformers(nli_folder: Path) -> None:

@@ -23,11 +23,11 @@ from training.tiny_tasks import (
 
 from rlp_engine.data.cuts import Cuts
 from rlp_engine.data.records import Prompt
-from rlp_engine.errors import DataError, ModelError
+from rlp_engine.errors import DataError, HealthError, ModelError
 from rlp_engine.evaluation.judges import RewardModelJudge
 from rlp_engine.models.policy import load_policy, save_policy
 from rlp_engine.models.reward import ResponseScorer
-from rlp_engine.stages.answering import require_room
+from rlp_engine.stages.answering import answerer, require_room
 from rlp_engine.training.views import AnswerViews, PolicyAnswers
 
 
@@ -105,6 +105,22 @@ def test_a_scorer_reads_as_far_as_its_model_has_positions_and_the_judge_says_so(
     assert all(map(math.isfinite, judge.scores([sky, sky], ["it is blue " * 9, ""])))
     what = "answers, with their prompts, as the judge reads them,"
     assert judge.remarks() == [f"1 of 2 {what} are longer than max_position_embeddings = 6 tokens and are cut"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_policy_or_a_judge_that_gives_no_number_is_named(folder, value):
+    policy, reward_model = load_policy(folder, MODEL), reward_of(folder)
+    with torch.no_grad():
+        policy.model.model.norm.weight[0] = value
+        reward_model.head.weight[0, 0] = value
+    source = answerer(policy, template_of(policy), GENERATION, temperature=1.0, top_p=1.0, key=("odd",))
+    with pytest.raises(HealthError, match="the log-probability of an answer is nan") as error:
+        source.answer(PROMPTS[:1], 2)
+    assert f"prompt {PROMPTS[0].prompt_id}" in error.value.where
+    judge = RewardModelJudge(ResponseScorer(reward_model, template_of(reward_model), 2, 64), "judge")
+    with pytest.raises(HealthError, match="a score is ") as error:
+        judge.compare(PROMPTS[:1], ["it is blue"], ["no"])
+    assert error.value.where.startswith("judge, prompt ")
 
 
 def test_ppo_with_a_policy_that_ends_at_once_has_finite_numbers(folder, tmp_path):
