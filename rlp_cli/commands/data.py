@@ -61,7 +61,9 @@ def check(
         output.say(f"  and {found.num_problems - len(listed)} more")
     (first, what), *others = found.problems
     also = f" (also {', '.join(_within(file, place) for place, _ in others[:2])})" if others else ""
-    mend = "if the file has it under another name: --field NAME=ITS_NAME" if "has no `" in what else ""
+    mend = "correct these rows or take them out: a run refuses the file" if found.rows else "give JSONL, JSON, parquet"
+    if "has no `" in what:
+        mend = "if the file has it under another name: --field NAME=ITS_NAME"
     count = _count(found.num_problems, found.rows, kind.value)
     raise DataError(count, where=f"{first}{also}", found=what, mend=mend)
 
