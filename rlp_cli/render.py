@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _STYLES = {"error": "1;31", "warning": "33", "good": "32", "pending": "33", "dim": "2", "head": "1"}
 _MOST_SHOWN = 4000  # characters of each part of an error; --json has the whole
-_NOT_ERRORS = {10, 130, 143}  # work is pending; somebody stopped the run: what was asked for, not a failure
+_NOT_ERRORS = {10, 129, 130, 143}  # work is pending; somebody stopped the run: what was asked for, not a failure
 _STATUS_STYLES = {"done": "good", "failed": "error", "stale": "pending", "interrupted": "pending", "running": "pending"}
 
 

@@ -11,7 +11,7 @@
     ├── CorruptArtifactError      9   an artifact differs from what its stage.json recorded
     ├── WorkPending              10   `rlp status --check`: not everything is done
     ├── LostRankError           any   under a launcher: the code of the rank that failed; 128 + signal if it was killed
-    └── Interrupted       130 / 143   Ctrl-C / SIGTERM, after the checkpoint was written
+    └── Interrupted       130 / 143   Ctrl-C / SIGTERM, after the checkpoint was written; 129 SIGHUP
 
 A message has three parts: what happened, where, and how to mend it. `rlp_cli.app` prints them
 without a traceback; anything else that reaches it is our bug (exit code 1).
@@ -100,4 +100,4 @@ class Interrupted(RlpError):
     def __init__(self, signal_number: int, what: str, **parts: str) -> None:
         super().__init__(what, **parts)
         self.signal_number = signal_number
-        self.exit_code = 130 if signal_number == signal.SIGINT else 143
+        self.exit_code = 128 + signal_number

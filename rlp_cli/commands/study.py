@@ -262,7 +262,7 @@ class _Progress:
     def end(self, outcome: Outcome) -> None:
         self._now.pop(outcome.name, None)
         self._tell_adopted(outcome.name)
-        if outcome.exit_code in (130, 143):
+        if outcome.exit_code in (129, 130, 143):
             self._output.say(f"{outcome.name}: stopped after {duration(outcome.seconds)}", "pending")
         elif outcome.exit_code:
             self._output.warn(f"{outcome.name} {_why(outcome)}")

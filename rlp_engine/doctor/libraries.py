@@ -98,8 +98,8 @@ def _train(widths: dict[str, int], *, rows: int, prompt: int, response: int) -> 
     from rlp_engine.doctor import shapes
     from rlp_engine.doctor.architecture import shape_of
     from rlp_engine.generation.logprobs import response_logprobs
+    from rlp_engine.models.response_rows import pack
     from rlp_engine.training.optimizer import ParameterGroup, Updater
-    from rlp_engine.training.rows import pack
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

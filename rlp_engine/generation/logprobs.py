@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from rlp_engine.distributed.world import world
 from rlp_engine.models.inputs import accepts, model_inputs
-from rlp_engine.training.rows import Rows, microbatches, pack
+from rlp_engine.models.response_rows import Rows, microbatches, pack
 
 CHUNK = 8192  # tokens whose logits exist at a time: in float32, 8192 x 32k x 4 bytes = 1 GiB
 _PLAIN_HEADS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()

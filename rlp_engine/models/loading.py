@@ -136,11 +136,6 @@ def _refuse_odd_sizes(place: str, model: ModelConfig) -> None:
         values, _ = PreTrainedConfig.get_config_dict(place, revision=_origin(place, model)["revision"])
         refuse_odd_sizes(values, place)
 
-    with readable_errors(place, "tokenizer"), quiet():
-        tokenizer = AutoTokenizer.from_pretrained(place, **_origin(place, model))
-        tokenizer.decode(tokenizer("a b")["input_ids"])  # its settings are read when it is used
-    return tokenizer
-
 
 @contextmanager
 def quiet() -> Iterator[None]:

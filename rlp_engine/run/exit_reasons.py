@@ -7,7 +7,6 @@ cause in it: the ranks that ended only because they lost another one are consequ
 from __future__ import annotations
 
 import json
-import signal
 import time
 import traceback
 from collections.abc import Sequence
@@ -58,8 +57,7 @@ class ExitReason:
         is_everybodys = self.kind == "HealthError"  # every rank raises it, and any may be the first to tell
         who = f"rank {self.rank}: " if self.rank and not is_everybodys else ""
         if self.kind == "Interrupted":
-            number = signal.SIGINT if self.exit_code == 130 else signal.SIGTERM
-            return Interrupted(number, self.what, **self.parts)
+            return Interrupted(self.exit_code - 128, self.what, **self.parts)
         kind = getattr(errors, self.kind, None)
         if isinstance(kind, type) and issubclass(kind, RlpError) and kind is not LostRankError:
             return kind(who + self.what, **self.parts)

@@ -26,7 +26,7 @@ from rlp_engine.errors import ConfigError, Interrupted, LostRankError, ModelErro
 from rlp_engine.run.atomic import write_whole
 from rlp_engine.run.exit_reasons import ExitReason, first_cause, read_reasons
 from rlp_engine.run.layout import RunLayout
-from rlp_engine.run.signals import StopSignal
+from rlp_engine.run.signals import WORDS, StopSignal
 from rlp_engine.safe_text import clean, redact
 
 LAST_LINES = 5  # of launcher.log, in an error that nothing else explains
@@ -216,8 +216,7 @@ class _Reasons:
 def _outcome(ended: Ended, reasons: _Reasons, stop: StopSignal, log: Path, layout: RunLayout) -> Outcome:
     """The first cause, in the words of the rank that met it."""
     if stop.requested and not ended.had_met:
-        stopped = "Ctrl-C" if stop.signal_number == signal.SIGINT else "SIGTERM"
-        what = f"stopped by {stopped} before the ranks had met"
+        what = f"stopped by {WORDS[stop.signal_number]} before the ranks had met"
         return Outcome(Interrupted(stop.signal_number, what, mend=f"to continue: rlp run {layout.shown}"))
     reasons.has_failure()  # so that a rank that ended last is known too
     found = reasons.all()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: once asks for an orderly stop, twice stops at once.
+"""Ctrl-C, SIGTERM and a closed terminal: once asks for an orderly stop, twice stops at once.
 
 The handler only takes a note, because it runs between any two bytecodes of the main thread. Work
 asks `stop.check()` at points that it can go on from.
@@ -10,8 +10,10 @@ writes their numbers to (signal.set_wakeup_fd), and it is this thread that ends 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -20,8 +22,7 @@ from types import FrameType
 
 from rlp_engine.errors import Interrupted
 
-_HANDLED = (signal.SIGINT, signal.SIGTERM)
-_WORDS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+WORDS: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP (closed terminal)"}
 
 _is_listening = False
 
@@ -35,8 +36,20 @@ def _be_deaf_in_child() -> None:
 os.register_at_fork(after_in_child=_be_deaf_in_child)
 
 
+def _forget_lost_terminal() -> None:
+    """What is still said to a terminal that was closed goes to nowhere, or every print would be an error."""
+    for stream in (0, 1, 2):
+        try:
+            termios.tcgetattr(stream)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                os.dup2(nowhere, stream)
+                os.close(nowhere)
+
+
 class StopSignal:
-    """Has somebody asked us to stop? As a context manager it also listens to SIGINT and SIGTERM."""
+    """Has somebody asked us to stop? As a context manager it also listens to these signals."""
 
     def __init__(
         self,
@@ -75,10 +88,10 @@ class StopSignal:
         """Raise if a stop was asked for. Call it where everything that is needed to go on is on the disk.
 
         Raises:
-            Interrupted: with exit code 130 after SIGINT, 143 after SIGTERM.
+            Interrupted: with exit code 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP.
         """
         if self.requested:
-            what = f"stopped by {_WORDS[self.signal_number]}"
+            what = f"stopped by {WORDS[self.signal_number]}"
             raise Interrupted(self.signal_number, what, where=where, mend=self._how_to_continue)
 
     def before_exit(self, callback: Callable[[], None]) -> None:
@@ -94,7 +107,7 @@ class StopSignal:
             self._ears.start()
             self._previous_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
             _is_listening = True
-            for number in _HANDLED:
+            for number in WORDS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # ignored: nohup, or a shell's background job
                     self._previous[number] = signal.signal(number, self._handle)
         return self
@@ -125,7 +138,7 @@ class StopSignal:
         """In the thread: every signal as it comes, until a 0."""
         is_first, heard = True, 0.0
         while number := os.read(self._reader, 1)[0]:
-            if number not in _HANDLED:
+            if number not in WORDS:
                 continue
             self._note(number)
             if is_first and self._first.locked():  # unlocked: `request` came before it
@@ -143,9 +156,11 @@ class StopSignal:
             return
         self._heard = time.monotonic()
         self.signal_number = number
+        if number == signal.SIGHUP:
+            _forget_lost_terminal()
         if not self._announce:
             return
         # Straight to the descriptor: the signal may have come in the middle of a write to sys.stderr,
         # and Python's buffered files refuse to be entered twice.
         with suppress(OSError):
-            os.write(2, f"\n{_WORDS[number]}: stopping at the next safe point; once more to stop at once\n".encode())
+            os.write(2, f"\n{WORDS[number]}: stopping at the next safe point; once more to stop at once\n".encode())

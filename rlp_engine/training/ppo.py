@@ -26,6 +26,7 @@ from rlp_engine.generation.logprobs import has_plain_head
 from rlp_engine.methods.kl import next_kl_coefficient, per_token_kl
 from rlp_engine.methods.ppo_loss import num_counted, policy_loss, value_loss
 from rlp_engine.models.policy import Policy
+from rlp_engine.models.response_rows import Rows, microbatches
 from rlp_engine.models.value import ValueModel
 from rlp_engine.randomness import KeyPart, permutation
 from rlp_engine.training.agreement import HeldOutAgreement
@@ -37,7 +38,6 @@ from rlp_engine.training.failed_batch import Batch, Row
 from rlp_engine.training.health import PpoAlarms, check_tensors
 from rlp_engine.training.optimizer import LossShare, ParameterGroup
 from rlp_engine.training.rollout import FORWARD_FACTOR, Collector, Scorer
-from rlp_engine.training.rows import Rows, microbatches
 from rlp_engine.training.steps import UpdaterTask
 
 Diagnostics = dict[str, list[Tensor]]

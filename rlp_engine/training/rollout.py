@@ -21,11 +21,11 @@ from rlp_engine.generation.logprobs import response_logprobs
 from rlp_engine.generation.native import Completion, Request, Sampling, generate
 from rlp_engine.models.lora import adapters_off
 from rlp_engine.models.policy import Policy
+from rlp_engine.models.response_rows import Rows, live_mask, microbatches, pack
 from rlp_engine.models.value import ValueModel
 from rlp_engine.randomness import KeyPart
 from rlp_engine.training.experience import Rollout
 from rlp_engine.training.order import items_between
-from rlp_engine.training.rows import Rows, live_mask, microbatches, pack
 
 FORWARD_FACTOR = 4  # a forward pass without gradients keeps no activations: it takes this many microbatches at once
 

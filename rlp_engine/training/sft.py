@@ -19,13 +19,13 @@ from rlp_engine.errors import DataError
 from rlp_engine.generation.logprobs import has_plain_head, response_logprobs
 from rlp_engine.models.inputs import require_positions
 from rlp_engine.models.policy import Policy
+from rlp_engine.models.response_rows import microbatches, pack
 from rlp_engine.randomness import KeyPart
 from rlp_engine.training.dealing import dealt, idle
 from rlp_engine.training.deepspeed import new_updater
 from rlp_engine.training.failed_batch import Batch, Row
 from rlp_engine.training.optimizer import LossShare, ParameterGroup
 from rlp_engine.training.order import minibatch_at, steps_of
-from rlp_engine.training.rows import microbatches, pack
 from rlp_engine.training.steps import UpdaterTask
 
 

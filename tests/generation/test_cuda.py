@@ -3,7 +3,7 @@ import torch
 
 from rlp_engine.generation.logprobs import response_logprobs
 from rlp_engine.generation.native import Request, Sampling, generate
-from rlp_engine.training.rows import pack
+from rlp_engine.models.response_rows import pack
 
 pytestmark = [
     pytest.mark.gpu,

@@ -3,7 +3,7 @@ import torch
 from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from rlp_engine.generation.logprobs import TokenLogprobs, has_plain_head, response_logprobs
-from rlp_engine.training.rows import pack
+from rlp_engine.models.response_rows import pack
 
 PAD = 0
 CPU = torch.device("cpu")

@@ -1,4 +1,5 @@
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -78,7 +79,12 @@ def start():
 
 
 @pytest.mark.parametrize(
-    ("number", "words", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)]
+    ("number", "words", "code"),
+    [
+        (signal.SIGINT, "Ctrl-C", 130),
+        (signal.SIGTERM, "SIGTERM", 143),
+        (signal.SIGHUP, "SIGHUP (closed terminal)", 129),
+    ],
 )
 def test_one_signal_asks_for_an_orderly_stop(start, number, words, code):
     process = start(UNTIL_STOPPED)
@@ -109,6 +115,18 @@ def test_signals_are_heard_while_the_main_thread_is_in_a_call_that_hears_none(st
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=20)[0] == "released\n"
     assert process.returncode == 130
+
+
+def test_a_closed_terminal_asks_for_an_orderly_stop_and_what_is_still_said_to_it_is_no_error():
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", PROGRAM.format(body=UNTIL_STOPPED, setup="")])
+    try:
+        assert os.read(terminal, 100).startswith(b"ready")
+    finally:
+        os.close(terminal)
+        status = os.waitpid(pid, 0)[1]
+    assert os.waitstatus_to_exitcode(status) == 0  # it has said to nobody why it stops, and gone on to its end
 
 
 def test_a_forked_worker_ends_by_sigterm_and_leaves_ctrl_c_to_its_parent(start):

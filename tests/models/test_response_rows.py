@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlp_engine.training.rows import live_mask, microbatches, pack
+from rlp_engine.models.response_rows import live_mask, microbatches, pack
 
 CPU = torch.device("cpu")
 
