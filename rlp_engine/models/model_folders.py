@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone: nothing here unpickles
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -136,24 +137,22 @@ def refuse_folder_without_safetensors(place: str) -> None:
     )
 
 
-class readable_errors:
-    """`with` this, what transformers raises is a ModelError; out of memory or disk stays what it is."""
-
-    def __init__(self, place: str, part: str = "model") -> None:
-        self._place, self._part = place, part
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        is_of_tokenizers = kind is Exception  # the library in Rust has no better word
-        if not (is_of_tokenizers or isinstance(error, _LOADING_ERRORS)) or isinstance(error, torch.OutOfMemoryError):
-            return
+@contextmanager
+def readable_errors(place: str, part: str = "model") -> Iterator[None]:
+    """Turn what transformers raises into a ModelError; out of memory or disk stays what it is."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        is_of_tokenizers = type(error) is Exception  # the library in Rust has no better word
+        if not (is_of_tokenizers or isinstance(error, _LOADING_ERRORS)):
+            raise
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
-            return
+            raise
         text = " ".join(str(error).split())
         raise ModelError(
-            f"the {self._part} cannot be loaded", where=self._place, found=text[:400], mend=_mend(self._place, text)
+            f"the {part} cannot be loaded", where=place, found=text[:400], mend=_mend(place, text)
         ) from error
 
 

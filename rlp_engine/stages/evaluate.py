@@ -26,7 +26,7 @@ results.json:
     test_sets[]                       test_set, and reference, instructions, policies, paired, subsets as above
 A judge that only compares (annotators by server) gives no scores: mean_score and gain are null, and reward models are
 tested on samples 0 and 1, 2 and 3, ... of each prompt, as the judge prefers them.
-Accuracies are shares, 0 to 1; null where there is no pair.
+Accuracies are shares, 0 to 1; null where there is no pair. A standard_error over one instruction is null.
 """
 
 from __future__ import annotations
