@@ -235,6 +235,10 @@ def _outcome(ended: Ended, reasons: _Reasons, stop: StopSignal, log: Path, layou
         return Outcome(_not_met(log))
     if found:
         return Outcome(found[0].error())
+    if ended.launcher_code < 0:
+        what = f"the launcher was killed{_by_signal(-ended.launcher_code)} before a rank had begun"
+        mend = f"to continue: rlp run {layout.shown}"
+        return Outcome(LostRankError(what, exit_code=128 - ended.launcher_code, where=str(log), mend=mend))
     return Outcome(
         ModelError(
             f"the launcher ended with code {ended.launcher_code} before a rank had begun",
@@ -248,7 +252,7 @@ def _outcome(ended: Ended, reasons: _Reasons, stop: StopSignal, log: Path, layou
 def _killed(cause: ExitReason, ended: Ended, layout: RunLayout, log: Path) -> RlpError:
     """A rank that left no word."""
     number = ended.killed_by
-    how = f" by signal {number} ({signal.Signals(number).name})" if number in set(signal.Signals) else ""
+    how = _by_signal(number)
     what = f"rank {cause.rank} was killed{how}" if how else f"rank {cause.rank} ended without a word"
     mend = f"to continue: rlp run {layout.shown}"
     if ended.out_of_memory and number in (0, signal.SIGKILL):
@@ -260,6 +264,11 @@ def _killed(cause: ExitReason, ended: Ended, layout: RunLayout, log: Path) -> Rl
     hint = "out of memory? The machine's log (dmesg) tells; " if number in (0, signal.SIGKILL) else ""
     code = 128 + (number or signal.SIGKILL)
     return LostRankError(what, exit_code=code, where=str(log), mend=hint + mend)
+
+
+def _by_signal(number: int) -> str:
+    """ "" for what is no signal's number."""
+    return f" by signal {number} ({signal.Signals(number).name})" if number in set(signal.Signals) else ""
 
 
 def _not_met(log: Path) -> RlpError:

@@ -110,6 +110,15 @@ def test_a_killed_rank_ends_the_launch_with_a_clear_error(start, tmp_path):
     assert processes_of(tmp_path) == []
 
 
+@pytest.mark.parametrize("launcher", ["bare"])
+def test_a_launcher_that_is_killed_before_its_ranks_begin_is_told_as_killed(start, tmp_path):
+    process = start("no-launcher")
+    _, err = process.communicate(timeout=LONGEST_SECONDS)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert err.startswith("error: the launcher was killed by signal 9 (SIGKILL) before a rank had begun\n")
+    assert f"to continue: rlp run {tmp_path}" in err
+
+
 def test_sigterm_makes_a_checkpoint_and_another_world_size_goes_on_with_a_notice(start, launcher, tmp_path):
     process = start("pause")
     until(lambda: is_training(tmp_path), "never trained")
