@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
@@ -126,6 +127,16 @@ def help_text(words: Sequence[str]) -> str | None:
     return context.get_help()
 
 
+def hear_ctrl_c_again(ignored: sys.UnraisableHookArgs) -> None:
+    """Python can raise nothing in a destructor or a weak reference's callback: a Ctrl-C that came just there would be a
+    traceback on the screen, and forgotten. So it is sent once more, a moment later."""
+    if isinstance(ignored.exc_value, KeyboardInterrupt):
+        main_thread = threading.main_thread().ident
+        threading.Timer(0.01, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(ignored)
+
+
 def _obeyed_ctrl_c() -> None:
     """The work has stopped: another Ctrl-C could only end us while we say so, or by its signal and not with 130."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -134,6 +145,7 @@ def _obeyed_ctrl_c() -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line; never returns. Exit codes: see rlp_engine/errors.py."""
     prepare_streams()
+    sys.unraisablehook = hear_ctrl_c_again
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if "RANK" in os.environ:  # `deepspeed` and `torch.distributed.launch` put it before the words of their command
         arguments = [word for word in arguments if not word.startswith(("--local_rank=", "--local-rank="))]

@@ -119,6 +119,27 @@ def test_ctrl_c_outside_of_a_stage_is_no_bug():
     assert (done.returncode, done.stderr) == (130, "warning: stopped by Ctrl-C\n")
 
 
+IN_A_DESTRUCTOR = """
+import signal, sys, time
+from rlp_cli.app import hear_ctrl_c_again
+sys.unraisablehook = hear_ctrl_c_again
+class Late:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    Late()
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("heard")
+"""
+
+
+def test_ctrl_c_in_a_destructor_is_heard_and_no_traceback():
+    done = subprocess.run([sys.executable, "-c", IN_A_DESTRUCTOR], capture_output=True, text=True, env=environment())
+    assert (done.stdout, done.stderr) == ("heard\n", "")
+
+
 def test_bad_data_is_exit_4_with_its_line(rlp, tmp_path):
     file = tmp_path / "pairs.jsonl"
     good = json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"})
