@@ -21,6 +21,7 @@ from typing import Any
 from rlp_engine.config.schema import RunConfig
 from rlp_engine.distributed.launch_environment import find_place, free_port
 from rlp_engine.distributed.launchers import LaunchRequest, command_line
+from rlp_engine.distributed.parent import REASONS
 from rlp_engine.distributed.world import world
 from rlp_engine.errors import DataError, RlpError
 from rlp_engine.run import faults
@@ -30,7 +31,8 @@ from rlp_engine.stages.spec import StageContext, StageInput, StageSpec
 STEPS = 6
 RANKS = 2
 # "data-error:1": rank 1 raises at step 3; "full:1": its disk is full there; "kill:1": it kills itself there;
-# "pause": slow steps; "hang": in step 2; "elsewhere:1": rank 1 has another folder under the name of the run
+# "pause": slow steps; "hang": in step 2; "elsewhere:1": rank 1 has another folder under the name of the run;
+# "no-launcher": the launcher is killed before its ranks begin
 FAULT = "TEST_FAULT"
 
 
@@ -107,7 +109,8 @@ def spawn(run_dir: Path, program: str = "") -> None:
     words = ["-m", "rlp_cli", "run"] if program == "rlp" else [__file__, "rank"]
     command = [sys.executable, *words, str(run_dir)]
     os.write(1, b"\x1b[36m a launcher in colour \x1b[0m\x1b]0;title\x07\xff\n")
-    if os.environ.get(FAULT) == "no-launcher":
+    if os.environ.get(FAULT) == "no-launcher":  # and before that a rank, in the middle of a write
+        (Path(os.environ[REASONS]) / ".rank_0.exit.json.1-0.tmp").write_text("{")
         os.kill(os.getpid(), signal.SIGKILL)
     ranks = [
         subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(number), "LOCAL_RANK": str(number)})

@@ -23,7 +23,7 @@ from rlp_engine.distributed.launchers import LaunchRequest, command_line, hostfi
 from rlp_engine.distributed.parent import ATTEMPT, PARENT, REASONS, Rank, Switchboard
 from rlp_engine.distributed.supervise import MEETING_SECONDS, Ended, Watch, supervise
 from rlp_engine.errors import ConfigError, Interrupted, LostRankError, ModelError, ResourceError, RlpError
-from rlp_engine.run.atomic import write_whole
+from rlp_engine.run.atomic import remove_temporaries, write_whole
 from rlp_engine.run.exit_reasons import ExitReason, first_cause, read_reasons
 from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.signals import WORDS, StopSignal
@@ -139,6 +139,8 @@ def launch(
         finally:
             board.close()
             _clean(logs / "launcher.log")
+            if request.nnodes == 1 and not request.hostfile:  # else ranks elsewhere may still write why they end
+                remove_temporaries(logs)  # of a rank that was killed while it wrote that
 
 
 def _clean(log: Path) -> None:

@@ -117,6 +117,7 @@ def test_a_launcher_that_is_killed_before_its_ranks_begin_is_told_as_killed(star
     assert process.returncode == 128 + signal.SIGKILL
     assert err.startswith("error: the launcher was killed by signal 9 (SIGKILL) before a rank had begun\n")
     assert f"to continue: rlp run {tmp_path}" in err
+    assert [path.name for path in (tmp_path / "logs" / "attempt_1").iterdir()] == ["launcher.log"]
 
 
 def test_sigterm_makes_a_checkpoint_and_another_world_size_goes_on_with_a_notice(start, launcher, tmp_path):
