@@ -108,6 +108,9 @@ def run_stages(
 
         execute(run_dir, pipeline, config, selection, ConsoleReporter(output), adopt_from)
     else:
+        from rlp_engine.run.clean import sweep
+
+        sweep(RunLayout(run_dir))
         output.say("nothing to do: every stage that was asked for is done")
     if part.says_the_end:
         _finish(output, run_dir, plan(run_dir, pipeline, config), has_news=bool(due))

@@ -6,14 +6,17 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlp_engine.config.outside import refuse_links_outside
-from rlp_engine.run.atomic import is_temporary
+from rlp_engine.errors import RunLockedError
+from rlp_engine.run.atomic import is_temporary, remove_temporaries
 from rlp_engine.run.events import EventLog
 from rlp_engine.run.layout import CHECKPOINTS, PARTIAL_SUFFIX, RunLayout
 from rlp_engine.run.lock import RunLock
+from rlp_engine.run.lock_owner import is_of_this_machine, live_owner, read_owner
 
 _MOVED_ASIDE = re.compile(r"-\d{8}T\d{6}Z(-\d+)?$")  # RunLayout.new_superseded
 
@@ -26,6 +29,21 @@ class Removable:
     kind: str  # superseded: replaced by a later run; checkpoints: unfinished work continues from them; temporary;
     # answers: of NLI models, asked again when they are gone
     bytes: int
+
+
+def sweep(layout: RunLayout) -> None:
+    """Remove what a process left that was killed when its stages were done: its lock, and what it was writing of the
+    cache and the logs. A run with work left does so by itself.
+
+    Only where there is no doubt, and the right to: its owner was a process of this machine, and is gone.
+    """
+    owner = read_owner(layout.lock)
+    if owner is None or not is_of_this_machine(owner, layout.lock) or live_owner(layout.lock):
+        return
+    if os.access(layout.run_dir, os.W_OK):
+        with suppress(RunLockedError), RunLock(layout.lock):  # locked: somebody has just begun
+            for folder in (layout.cache, layout.logs):
+                remove_temporaries(folder)
 
 
 def removable(run_dir: Path, *, checkpoints: bool = False, answers: bool = False) -> list[Removable]:

@@ -1,8 +1,12 @@
+import os
+import signal
+
 import pytest
 from small_pipeline import forked
 
 from rlp_engine.errors import RunLockedError
-from rlp_engine.run.clean import removable, remove
+from rlp_engine.run.clean import removable, remove, sweep
+from rlp_engine.run.layout import RunLayout
 from rlp_engine.run.lock import RunLock
 
 
@@ -58,6 +62,32 @@ def test_nothing_is_removed_while_a_process_works_on_the_run(run_dir):
     with RunLock(run_dir / "lock"):
         assert forked(other) == 0
     assert len(removable(run_dir)) == len(items)
+
+
+def killed_while_it_saved(run_dir):
+    """What a process leaves that gets SIGKILL when all its stages are done."""
+    child = os.fork()
+    if child == 0:
+        with RunLock(run_dir / "lock"):
+            (run_dir / ".cache" / ".digests.json.77-0.tmp").write_text("{")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_what_a_process_left_that_was_killed_at_its_end_is_swept_away(run_dir):
+    before = sorted(run_dir.rglob("*"))
+    killed_while_it_saved(run_dir)
+    assert (run_dir / "lock").exists()
+    sweep(RunLayout(run_dir))
+    assert sorted(run_dir.rglob("*")) == before
+
+
+def test_nothing_is_swept_under_a_process_that_works(run_dir):
+    (run_dir / ".cache" / ".digests.json.77-0.tmp").write_text("{")
+    with RunLock(run_dir / "lock"):
+        before = sorted(run_dir.rglob("*"))
+        assert forked(lambda: sweep(RunLayout(run_dir))) == 0
+        assert sorted(run_dir.rglob("*")) == before
 
 
 def test_a_path_outside_the_run_is_refused(run_dir):
