@@ -137,8 +137,14 @@ def test_a_forked_worker_ends_by_sigterm_and_leaves_ctrl_c_to_its_parent(start):
 
 def test_a_worker_that_lives_on_does_not_keep_us(start):
     body = """
-    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
-    worker.start()
+    forking = multiprocessing.get_context("fork")
+    is_up = forking.Event()
+    def work():
+        is_up.set()
+        while True:
+            time.sleep(0.05)
+    forking.Process(target=work, daemon=True).start()
+    is_up.wait()  # Python forgets a signal that comes while a forked process begins
     """
     assert start(body).communicate(timeout=20)[0] == "after\n"
 
